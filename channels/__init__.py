@@ -1,0 +1,1 @@
+"""Authenticated encrypted channels: identities, handshakes, records, streams. Bytes only."""
