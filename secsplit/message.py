@@ -13,7 +13,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-Fact = bool | int | float | str | list[int] | list[float] | list[str] | dict[str, int] | dict[str, float] | dict[str, str]
+Fact = (
+    bool | int | float | str | list[int] | list[float] | list[str] | dict[str, int] | dict[str, float] | dict[str, str]
+)
 
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {
@@ -75,7 +77,9 @@ class Message:
     def __post_init__(self) -> None:
         for name, tensor in self.tensors.items():
             if tensor.requires_grad:
-                raise ValueError(f"tensor {name!r} of a {self.kind} message on {self.edge!r} carries a graph; detach it")
+                raise ValueError(
+                    f"tensor {name!r} of a {self.kind} message on {self.edge!r} carries a graph; detach it"
+                )
             if tensor.dtype not in NAMES:
                 raise ValueError(f"tensor {name!r}: expected a dtype among {', '.join(DTYPES)}, got {tensor.dtype}")
 

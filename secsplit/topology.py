@@ -176,7 +176,9 @@ class Topology:
     def columns(self, role: str) -> tuple[str, ...]:
         """The data columns that `role` must hold to run its segments and its reconstruction targets."""
         named = [column for segment in self.held(role) for column in segment.columns]
-        targets = [o.target.removeprefix(DATA) for o in self.objectives if o.holder == role and o.target.startswith(DATA)]
+        targets = [
+            o.target.removeprefix(DATA) for o in self.objectives if o.holder == role and o.target.startswith(DATA)
+        ]
         return tuple(dict.fromkeys([*named, *targets]))
 
     def labels(self, role: str) -> tuple[str, ...]:
@@ -230,7 +232,9 @@ def _validate_objectives(topology: Topology, refuse: _Refuse) -> None:
             refuse(f"objective {objective.name!r} is computed nowhere; name the role that computes the loss")
         if objective.loss not in ("cross_entropy", "binary_cross_entropy", "mse", "l1"):
             refuse(f"objective {objective.name!r} has loss {objective.loss!r}")
-    used = {name for segment in topology.segments for name in segment.sources} | {o.segment for o in topology.objectives}
+    used = {name for segment in topology.segments for name in segment.sources} | {
+        o.segment for o in topology.objectives
+    }
     for segment in topology.segments:
         if segment.name not in used:
             refuse(f"segment {segment.name!r} feeds nothing and is scored by nothing; it would never be trained")
