@@ -74,7 +74,8 @@ class Guess:
 class Attack(ABC):
     """One published attack: configured once with keyword arguments (the paper's symbols), then asked to infer.
 
-    Subclasses are frozen dataclasses with class attributes `name`, `paper`, `goal`, `needs`, `cost` (rough CPU seconds).
+    Subclasses are frozen dataclasses with class attributes `name`, `paper`, `goal`, `needs` and `cost`
+    (rough CPU seconds).
     """
 
     name: ClassVar[str]
@@ -98,19 +99,19 @@ class NotApplicable(Exception):
 
 def why_not(needs: Needs, topology: Topology, threat: Threat) -> str | None:
     """The first thing `threat` lacks, in words; None where nothing is missing."""
+    who = " + ".join(threat.who) or "a wiretap"
     if needs.active and threat.behaviour != "malicious":
         return f"it takes a party's place, and {threat.name!r} is {threat.behaviour}"
     for need in needs.messages:
         if not any(
-            crossing.kind is need.kind
-            and (crossing.receiver if need.direction == "received" else crossing.sender) in threat.who
-            for crossing in topology.crossings
+            c.kind is need.kind and (c.receiver if need.direction == "received" else c.sender) in threat.who
+            for c in topology.crossings
         ):
-            return f"{' + '.join(threat.who) or 'a wiretap'} never {need.direction} {need.kind} messages in {topology.name!r}"
+            return f"{who} never {need.direction} {need.kind} messages in topology {topology.name!r}"
     for known in sorted(needs.knows - threat.knows):
         return f"it needs {known!r}, which {threat.name!r} does not have"
     if needs.holds_scored and not any(topology[o.segment].role in threat.who for o in topology.objectives):
-        return f"{' + '.join(threat.who)} holds no scored segment"
+        return f"{who} holds no scored segment"
     if needs.own_records and not any(topology.columns(role) or topology.labels(role) for role in threat.who):
-        return f"{' + '.join(threat.who)} holds no records"
+        return f"{who} holds no records"
     return None

@@ -1,7 +1,7 @@
 """Who attacks, what they know, and what they saw: `Threat` and `View`.
 
-A View is all that an attack is ever given: the transcripts, models and data of the coalition's own parties, and what the
-Threat grants beyond them. No other party's tensor, model or record is reachable from it.
+A View is all that an attack is ever given: the transcripts, models and data of the coalition's own parties, and what
+the Threat grants beyond them. No other party's tensor, model or record is reachable from it.
 """
 
 from __future__ import annotations
@@ -117,9 +117,13 @@ class View:
         """The coalition's records of that kind, party by party, each in its own order. training=None: both modes."""
         for transcript in self.transcripts.values():
             for record in transcript:
-                if record.kind is kind and record.direction == direction and (edge is None or record.edge == edge):
-                    if training is None or record.stamp.training is training:
-                        yield record
+                if (
+                    record.kind is kind
+                    and record.direction == direction
+                    and edge in (None, record.edge)
+                    and training in (None, record.stamp.training)
+                ):
+                    yield record
 
     def edges(self, kind: Kind, *, direction: Direction = "received") -> tuple[str, ...]:
         """The edges on which such messages were seen, in order of first appearance."""

@@ -39,7 +39,7 @@ def u_shaped(*, loss: Loss = "cross_entropy") -> Topology:
 def vertical(
     *, modalities: Sequence[str] = ("radiology", "pathology"), labels: str = "server", loss: Loss = "cross_entropy"
 ) -> Topology:
-    """One bottom a modality, each at a role and on a column of the modality's name, concatenated at the server's top."""
+    """One bottom a modality, at a role and on a column of the modality's name; concatenated at the server's top."""
     bottoms = tuple(Segment(f"{name}-bottom", name, (f"data:{name}",)) for name in modalities)
     return Topology(
         "vertical",

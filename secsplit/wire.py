@@ -57,7 +57,7 @@ def _padding(nbytes: int) -> int:
 def raw(tensor: Tensor) -> memoryview:
     """The tensor's elements as bytes, in row-major order; zero copy where it is contiguous and on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def encode(message: Message) -> tuple[bytes, list[memoryview]]:
