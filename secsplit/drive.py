@@ -1,0 +1,203 @@
+"""Two drivers for one party program: `simulate` moves messages in one process, `serve` drives one party over channels.
+
+Recording is the same call in both, at the party's own door: when it has sent, and when it is handed what it awaited. So
+what an audit sees is what that party saw, and transcripts of a simulated and of a networked run are equal bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from secsplit.errors import PeerError, SplitError
+from secsplit.message import Kind, Message, Stamp
+from secsplit.party import Party
+from secsplit.steps import News, Recv, Send
+from secsplit.transcript import Transcript
+
+MAX_EARLY = 4096  # messages that may wait at a door before they are asked for
+
+Address = tuple[Kind, str, Stamp]
+Observer = Callable[[Party, News], None]
+Charge = Callable[[Party, Send], None]
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+@dataclass
+class Door:
+    """What a party sends and is handed passes here, and is recorded here."""
+
+    party: str
+    transcript: Transcript | None
+    shared: bool = False  # whether messages lie in their sender's memory
+    waiting: dict[tuple[str, Kind, str, Stamp], Message] = field(default_factory=dict)
+
+    def sent(self, send: Send) -> None:
+        if self.transcript is not None:
+            self.transcript.append("sent", send.to, send.message)
+
+    def arrived(self, peer: str, message: Message) -> None:
+        """Keep a message until it is asked for. Raises PeerError for a second one of the same name, or too many."""
+        key = (peer, message.kind, message.edge, message.stamp)
+        if key in self.waiting:
+            raise PeerError(peer, f"sent {message.kind} on {message.edge!r} twice for step {message.stamp.step}")
+        if len(self.waiting) >= MAX_EARLY:
+            raise PeerError(peer, f"sent more than {MAX_EARLY} messages that nobody asked for")
+        self.waiting[key] = message
+
+    def handed(self, recv: Recv) -> Message | None:
+        """The awaited message, if it is here, on memory of its own: what a party does to it changes no record."""
+        message = self.waiting.pop((recv.frm, recv.kind, recv.edge, recv.stamp), None)
+        if message is None:
+            return None
+        if self.transcript is not None:
+            self.transcript.append("received", recv.frm, message)
+        return message.copy() if self.shared or self.transcript is not None else message
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """Fix torch's thread count, which changes floating-point sums, and leave the caller's random state as it was."""
+    before, state = torch.get_num_threads(), torch.random.get_rng_state()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.random.set_rng_state(state)
+
+
+def simulate(
+    parties: Mapping[str, Party],
+    *,
+    transcripts: Mapping[str, Transcript] | None = None,
+    observe: Observer = _nothing,
+    charge: Charge = _nothing,
+) -> None:
+    """Run all parties in this process, each advancing as far as it can. Their modules are trained in place.
+
+    transcripts: party -> where its messages are recorded; observe: told of progress; charge: called before a send with
+    a release leaves. Raises SplitError where every party waits for another.
+    """
+    simulation = _Simulation(parties, transcripts or {}, observe, charge)
+    with pinned(next(iter(parties.values())).run.file.train.threads):
+        simulation.run()
+    for transcript in (transcripts or {}).values():
+        transcript.flush()
+
+
+class _Simulation:
+    """All programs, their doors, and who waits for what."""
+
+    def __init__(
+        self,
+        parties: Mapping[str, Party],
+        transcripts: Mapping[str, Transcript],
+        observe: Observer,
+        charge: Charge,
+    ) -> None:
+        self.parties = parties
+        self.observe = observe
+        self.charge = charge
+        self.doors = {name: Door(name, transcripts.get(name), shared=True) for name in parties}
+        self.programs = {name: party.program() for name, party in parties.items()}
+        self.awaited: dict[str, Recv] = {}
+        self.ready = deque(parties)
+
+    def run(self) -> None:
+        while self.ready:
+            self.advance(self.ready.popleft())
+        if self.awaited:
+            stuck = "; ".join(f"{name} waits for {recv}" for name, recv in self.awaited.items())
+            raise SplitError(f"deadlock: {stuck}")
+
+    def advance(self, name: str) -> None:
+        """Drive one program until it ends or awaits what is not there yet."""
+        door, program = self.doors[name], self.programs[name]
+        recv = self.awaited.pop(name, None)
+        answer = door.handed(recv) if recv is not None else None
+        try:
+            while True:
+                step = program.send(answer)
+                answer = None
+                if isinstance(step, Send):
+                    self.deliver(name, step)
+                elif isinstance(step, Recv):
+                    answer = door.handed(step)
+                    if answer is None:
+                        self.awaited[name] = step
+                        return
+                else:
+                    self.observe(self.parties[name], step)
+        except StopIteration:
+            return
+
+    def deliver(self, name: str, send: Send) -> None:
+        """Record the send, put it at the receiver's door, and wake the receiver if that is what it awaits."""
+        if send.release is not None:
+            self.charge(self.parties[name], send)
+        self.doors[name].sent(send)
+        self.doors[send.to].arrived(name, send.message)
+        recv = self.awaited.get(send.to)
+        if recv is not None and recv.frm == name and recv.matches(send.message):
+            self.ready.append(send.to)
+
+
+class Link(Protocol):
+    """One peer's channel, as `serve` sees it: messages, with the waiting done elsewhere."""
+
+    def send(self, message: Message) -> None:
+        """Queue a message; never waits."""
+
+    def close(self) -> None:
+        """Wait until all queued messages have left, then end the stream."""
+
+
+class Inbox(Protocol):
+    """Where all links' messages arrive."""
+
+    def get(self) -> tuple[str, Message]:
+        """(peer, message), waiting for one. Raises PeerError when a peer went away or broke the channel."""
+
+
+def serve(
+    party: Party,
+    links: Mapping[str, Link],
+    inbox: Inbox,
+    *,
+    transcript: Transcript | None = None,
+    observe: Observer = _nothing,
+    charge: Charge = _nothing,
+) -> None:
+    """Drive one party over real channels until its program ends. Sending and receiving run on the links' own threads."""
+    door = Door(party.name, transcript)
+    program = party.program()
+    answer: Message | None = None
+    with pinned(party.run.file.train.threads):
+        try:
+            while True:
+                step = program.send(answer)
+                answer = None
+                if isinstance(step, Send):
+                    if step.release is not None:
+                        charge(party, step)
+                    door.sent(step)
+                    links[step.to].send(step.message)
+                elif isinstance(step, Recv):
+                    while (answer := door.handed(step)) is None:
+                        door.arrived(*inbox.get())
+                else:
+                    observe(party, step)
+        except StopIteration:
+            pass
+        finally:
+            if transcript is not None:
+                transcript.flush()

@@ -1,0 +1,57 @@
+"""What an epoch achieved, told by the party that computes the loss: loss in training, utility on the test records."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from secsplit.losses import LOSSES, present
+from secsplit.topology import Objective
+
+
+class Judge:
+    """Gathers losses and test outputs during an epoch; `finish` gives the epoch's metrics and starts anew."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._loss: dict[str, Tensor] = {}
+        self._rows: dict[str, int] = defaultdict(int)
+        self._outputs: dict[Objective, list[Tensor]] = defaultdict(list)
+        self._targets: dict[Objective, list[Tensor]] = defaultdict(list)
+
+    def lost(self, objective: Objective, loss: Tensor, rows: int) -> None:
+        """The mean (weighted) loss over so many labelled rows of a training batch."""
+        self._loss[objective.name] = self._loss.get(objective.name, 0) + loss * rows
+        self._rows[objective.name] += rows
+
+    def judged(self, objective: Objective, output: Tensor, target: Tensor) -> None:
+        """Outputs and targets of a test batch."""
+        self._outputs[objective].append(output)
+        self._targets[objective].append(target)
+
+    def finish(self) -> dict[str, dict[str, float]]:
+        """objective -> metric -> value; empty for a party that computes no loss."""
+        metrics: dict[str, dict[str, float]] = {}
+        for name, total in self._loss.items():
+            metrics.setdefault(name, {})["train_loss"] = float(total) / max(self._rows[name], 1)
+        for objective, outputs in self._outputs.items():
+            output, target = torch.cat(outputs), torch.cat(self._targets[objective])
+            metrics.setdefault(objective.name, {}).update(utility(objective, output, target))
+        self._start()
+        return metrics
+
+
+def utility(objective: Objective, output: Tensor, target: Tensor) -> dict[str, float]:
+    """Test loss, n, and accuracy where there are classes. output: (n, classes) or (n, 1) logits; target: (n, ...)."""
+    keep = present(target)
+    values = {"test_loss": float(LOSSES[objective.loss](output, target)), "test_n": float(keep.sum())}
+    if objective.loss == "cross_entropy":
+        values["test_accuracy"] = float((output.argmax(1) == target)[keep].double().mean())
+    elif objective.loss == "binary_cross_entropy":
+        guess = output.reshape(target.shape) > 0
+        values["test_accuracy"] = float((guess == (target > 0.5))[keep].double().mean())
+    return values
