@@ -177,7 +177,7 @@ def serve(
     observe: Observer = _nothing,
     charge: Charge = _nothing,
 ) -> None:
-    """Drive one party over real channels until its program ends. Sending and receiving run on the links' own threads."""
+    """Drive one party over real channels until its program ends; links send and receive on threads of their own."""
     door = Door(party.name, transcript)
     program = party.program()
     answer: Message | None = None

@@ -6,7 +6,7 @@ be given. One program serves every topology and method; `walk` is its way throug
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +17,8 @@ from secsplit.errors import PeerError, RunError
 from secsplit.message import Kind, Message, Stamp
 from secsplit.metrics import Judge
 from secsplit.run import Run
-from secsplit.schedule import EpochEnd, Handover, Split, Turn, derive
-from secsplit.steps import News, Recv, Send
+from secsplit.schedule import SPLITS, EpochEnd, Handover, Split, Turn, derive
+from secsplit.steps import News, Recv, Send, Step
 from secsplit.topology import Segment
 from secsplit.walk import Steps, Tensors, Walk
 
@@ -44,7 +44,7 @@ class Party:
     """One party of a run.
 
     modules: the segments that its role holds; shards: cast -> its own records; make_optimizer: parameters -> optimizer,
-    called once a segment; defenses: what acts on what leaves it; accounted: whether a ledger is charged for each message.
+    called once a segment; defenses: what acts on what leaves it; accounted: whether a ledger is charged for messages.
     Raises RunError where micro-batches meet layers whose output depends on the whole batch.
     """
 
@@ -64,7 +64,7 @@ class Party:
         self.role = run.file.parties[name].role
         self.topology = run.topology
         self.held = run.topology.held(self.role)
-        self.modules = dict(modules)
+        self.modules: MutableMapping[str, nn.Module] = dict(modules)
         self.shards = shards
         self.defenses = defenses or Defenses()
         self.accounted = accounted
@@ -72,13 +72,15 @@ class Party:
         self._stochastic = {segment: draws(module) for segment, module in self.modules.items()}
         self._live = [layer for module in self.modules.values() for layer in module.modules() if layer.training]
         self._training = True
-        self.optimizers = {
+        self.optimizers: MutableMapping[str, torch.optim.Optimizer] = {
             segment: make_optimizer([p for p in module.parameters() if p.requires_grad])
             for segment, module in self.modules.items()
             if any(p.requires_grad for p in module.parameters())
         }
         self.inputs = any(shard.inputs.get("train") for shard in shards.values())
-        self.labels = {(cast, name): y for cast, s in shards.items() for name, y in s.labels.get("train", {}).items()}
+        self.labels: MutableMapping[tuple[int, str], Tensor] = {
+            (cast, name): y for cast, s in shards.items() for name, y in s.labels.get("train", {}).items()
+        }
         _refuse_batch_dependence(run, self.modules)
         self.defenses.prepare(self)
 
@@ -122,13 +124,13 @@ class Party:
         for optimizer in self.optimizers.values():
             optimizer.step()
 
-    def census(self) -> Steps:
+    def census(self) -> Generator[Step, Message | None, dict[int, dict[Split, int]]]:
         """Tell neighbours how many records each cast has, and pass on what they tell, until everybody knows."""
         known = {
             f"{cast}/{split}": n
             for cast, shard in self.shards.items()
-            for split in ("train", "test")
-            if (n := shard.size(split)) is not None  # type: ignore[arg-type]
+            for split in SPLITS
+            if (n := shard.size(split)) is not None
         }
         peers = self.run.peers(self.name)
         for hop in range(len(self.run.file.parties)):
@@ -139,7 +141,7 @@ class Party:
                 message = yield Recv(peer, Kind.CONTROL, "census", stamp)
                 assert message is not None
                 _merge_census(known, message, peer)
-        return sizes_of(known, len(self.run.casts))  # type: ignore[return-value]
+        return sizes_of(known, len(self.run.casts))
 
     def hand_over(self, event: Handover) -> Steps:
         """Pass the cohort's weights on, peer to peer, over the clients' own channel."""
@@ -275,7 +277,7 @@ def _refuse_batch_dependence(run: Run, modules: Mapping[str, nn.Module]) -> None
         for name, layer in module.named_modules():
             if isinstance(layer, BATCH_DEPENDENT):
                 raise RunError(
-                    f"train.micro_batches: {run.file.train.micro_batches} with {type(layer).__name__} {name!r} in segment "
-                    f"{segment!r}: its statistics would be those of a micro-batch, and the result another; "
+                    f"train.micro_batches: {run.file.train.micro_batches} with {type(layer).__name__} {name!r} in "
+                    f"segment {segment!r}: its statistics would be those of a micro-batch, and the result another; "
                     "use micro_batches = 1, or a model with group normalisation"
                 )

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -186,7 +187,8 @@ class Run:
         if self.method.client_side == "handed-over":
             for role in self.cohort_roles:
                 cohort = self.parties(role)
-                pairs += list(zip(cohort, cohort[1:], strict=False)) + ([(cohort[0], cohort[-1])] if cohort[2:] else [])
+                pairs += pairwise(cohort)
+                pairs += [(cohort[0], cohort[-1])] if cohort[2:] else []
         return tuple(dict.fromkeys(pairs))
 
     def peers(self, party: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from secsplit.message import Stamp
 from secsplit.method import Method
 
 Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 def derive(seed: int, *names: str | int) -> int:

@@ -2,7 +2,8 @@
 
 Every edge of the graph is cut: each user of an output gets a detached leaf of its own, and an edge inside a party just
 does not travel. So each segment runs backward exactly once, with the sum of its users' gradients, and skips, fan-out,
-several losses and labels at a third party need no special case. A walk yields what it wants sent or given; it does no I/O.
+several losses and labels at a third party need no special case. A walk yields what it wants sent or be given, and does
+no I/O.
 """
 
 from __future__ import annotations
