@@ -1,0 +1,200 @@
+"""Dialling out: connect to a peer, directly or through an HTTP CONNECT proxy, and meet it.
+
+A party that may not listen only ever dials. Addresses are "host:port" or "unix:/path". Connecting is tried again
+until the deadline while nobody listens yet, since the parties of a run start when they start; a peer that refuses
+us is asked once more at most.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from urllib.parse import unquote, urlsplit
+
+from channels.channel import SealedChannel
+from channels.errors import (
+    ChannelError,
+    DeadlineExceeded,
+    HandshakeError,
+    HandshakeTimeout,
+    RosterExpired,
+    Truncated,
+)
+from channels.handshake import Agreement, Conversation, Side, frame_length, initiate
+from channels.identity import Identity
+from channels.records import DEFAULT_LIMITS, Limits
+from channels.roster import Roster
+from channels.suites import ENROLLED, Suite
+from channels.wire import STALL, SocketWire, Wire
+
+HANDSHAKE_SECONDS = 5.0
+MAX_PROXY_ANSWER = 8192  # bytes
+
+
+def connect(
+    address: str,
+    me: Identity,
+    roster: Roster,
+    peer_name: str,
+    *,
+    digest: bytes,
+    timeout: float = 30.0,
+    proxy: str | None = None,
+    suites: Sequence[Suite] = ENROLLED,
+    limits: Limits = DEFAULT_LIMITS,
+    pad: bool = False,
+    stall: float = STALL,
+) -> SealedChannel:
+    """A channel to the party of that name, within `timeout` seconds.
+
+    `digest` is 32 bytes that both sides must hold alike; `proxy` an "http://[user:password@]host:port" to pass
+    through. Raises HandshakeError in its kinds; the one it raises says what to mend.
+    """
+    side = Side(me, check_own(me, roster), digest, suites, limits, pad)
+    peer = roster.by_name(peer_name)
+    deadline = time.monotonic() + timeout
+    for attempt in _attempts(deadline):
+        sock = open_socket(address, deadline, peer_name, proxy)
+        wire = SocketWire(sock, stall=stall)
+        try:
+            agreement = converse(wire, initiate(side, peer), min(deadline, time.monotonic() + HANDSHAKE_SECONDS))
+            if agreement.refusal is not None:
+                raise agreement.refusal
+            channel = SealedChannel(wire, agreement)
+            channel.hello()
+            return channel
+        except (Truncated, DeadlineExceeded) as error:
+            wire.close()
+            if attempt and not isinstance(error, DeadlineExceeded):
+                raise _unexplained(me, roster, peer_name, address) from None
+            if attempt or time.monotonic() >= deadline:
+                raise HandshakeTimeout(f"no answer at {address} in time", peer=peer_name) from None
+        except ChannelError as error:
+            wire.close()
+            error.peer = error.peer or peer_name
+            raise
+    raise HandshakeTimeout(f"no handshake with {address} in {timeout:g} s", peer=peer_name)
+
+
+def check_own(me: Identity, roster: Roster) -> Roster:
+    """The roster; raises where it does not list us, under our name and in time, for no peer could then accept us."""
+    try:
+        roster.expect(me.public.name, me.public.noise)
+        if me.public.expired:
+            raise RosterExpired("the identity in our own key file has expired")
+    except HandshakeError as error:
+        error.fault, error.peer = "local", f"our own identity {me.public.name}"
+        raise
+    return roster
+
+
+def converse(wire: Wire, conversation: Conversation, deadline: float | None) -> Agreement:
+    """Carry a handshake over a wire, blocking; raises what the conversation or the wire raises."""
+    try:
+        said = next(conversation)
+        while True:
+            if said:
+                wire.write(memoryview(said))
+            head = memoryview(bytearray(2))
+            wire.fill(head, deadline)
+            message = memoryview(bytearray(frame_length(head.tobytes())))
+            wire.fill(message, deadline)
+            said = conversation.send(message.tobytes())
+    except StopIteration as done:
+        agreement: Agreement = done.value
+        if agreement.last:
+            wire.write(memoryview(agreement.last))
+        return agreement
+
+
+def _attempts(deadline: float) -> Iterator[int]:
+    """0, then 1 after a short wait: a listener under a flood may have dropped us by no fault of ours."""
+    yield 0
+    if time.monotonic() < deadline:
+        time.sleep(0.05)
+        yield 1
+
+
+def _unexplained(me: Identity, roster: Roster, peer: str, address: str) -> HandshakeError:
+    return HandshakeError(
+        f"{address} closed the connection without a word",
+        peer=peer,
+        fix=f"ask its operator for its log: its roster may lack our key ({me.public.fingerprint}) or be older or newer "
+        f"than ours (epoch {roster.epoch}), or nothing of ours listens at that address",
+    )
+
+
+def open_socket(address: str, deadline: float, peer: str, proxy: str | None = None) -> socket.socket:
+    """A connected socket; tries again while refused, until the deadline. Raises HandshakeTimeout or HandshakeError."""
+    via = _proxy_address(proxy) if proxy else address
+    pause = 0.02
+    while True:
+        try:
+            sock = _connect_once(via, max(0.05, deadline - time.monotonic()))
+            break
+        except OSError as error:
+            if time.monotonic() + pause >= deadline:
+                raise HandshakeTimeout(f"cannot reach {via}: {error}", peer=peer) from None
+            time.sleep(pause)
+            pause = min(1.0, pause * 1.5)
+    if proxy:
+        try:
+            _ask_proxy(sock, proxy, address, deadline)
+        except BaseException:
+            sock.close()
+            raise
+    return sock
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """("host", port) of "host:port" or "[v6]:port"; raises ValueError on anything else."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"expected an address 'host:port' or 'unix:/path', got {address!r}")
+    return host.strip("[]"), int(port)
+
+
+def _connect_once(address: str, seconds: float) -> socket.socket:
+    if address.startswith("unix:"):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with contextlib.ExitStack() as stack:
+            stack.callback(sock.close)
+            sock.settimeout(seconds)
+            sock.connect(address.removeprefix("unix:"))
+            stack.pop_all()
+        return sock
+    return socket.create_connection(split_address(address), timeout=seconds)
+
+
+def _proxy_address(proxy: str) -> str:
+    parts = urlsplit(proxy)
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError(f"expected a proxy 'http://[user:password@]host:port', got {parts.scheme}://{parts.hostname}")
+    return f"{parts.hostname}:{parts.port or 3128}"
+
+
+def _ask_proxy(sock: socket.socket, proxy: str, address: str, deadline: float) -> None:
+    """CONNECT (RFC 9110, 9.3.6): what follows is end to end, so the proxy sees sealed bytes only."""
+    parts = urlsplit(proxy)
+    lines = [f"CONNECT {address} HTTP/1.1", f"Host: {address}"]
+    if parts.username is not None:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        lines.append(f"Proxy-Authorization: Basic {base64.b64encode(user.encode()).decode()}")
+    answer = b""
+    try:
+        sock.settimeout(max(0.05, deadline - time.monotonic()))
+        sock.sendall("\r\n".join([*lines, "", ""]).encode())
+        while b"\r\n\r\n" not in answer and len(answer) < MAX_PROXY_ANSWER:
+            byte = sock.recv(1)  # never a byte of the tunnel itself
+            if not byte or time.monotonic() > deadline:
+                break
+            answer += byte
+    except OSError as error:
+        raise HandshakeTimeout(f"the proxy did not answer: {error}", peer=address) from None
+    status = answer.split(b"\r\n", 1)[0].split(b" ", 2)
+    if len(status) < 2 or status[1] != b"200" or not answer.endswith(b"\r\n\r\n"):
+        said = answer.split(b"\r\n", 1)[0][:80].decode("latin-1")
+        raise HandshakeError(f"the proxy refused the tunnel: {said!r}", fix="ask the proxy's operator to allow it")

@@ -1,0 +1,212 @@
+"""Wires: what carries a channel's bytes. A socket, or memory for tests; both are read by filling memory exactly.
+
+A wire knows no keys and no messages. Waiting costs no extra system calls: the kernel wakes a blocked call every
+`TICK` seconds, and only then, or when a deadline is nearer than that, is the clock asked. Small reads pass through a
+read-ahead of a few KiB and are all or nothing, so a wait that times out loses no byte; large ones go straight into
+the caller's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from channels.errors import ChannelDead, DeadlineExceeded, Truncated
+
+TICK = 1.0  # seconds
+READ_AHEAD = 4096  # bytes
+STALL = 30.0  # seconds without a single byte of progress inside a message
+
+
+class Wire(Protocol):
+    """A two-way stream of bytes; one thread may read while another writes."""
+
+    received: int  # bytes
+    sent: int
+    heard: float  # time.monotonic() of the last bytes in
+
+    def fill(self, memory: memoryview, deadline: float | None) -> None:
+        """Fill all of it; raises DeadlineExceeded, Truncated at the end of the stream, ChannelDead once closed here.
+
+        `deadline` is a time.monotonic(); None waits as long as it takes. Up to READ_AHEAD bytes, nothing is lost on
+        DeadlineExceeded; above, each byte of progress starts the patience of STALL seconds anew, whatever the deadline.
+        """
+        ...
+
+    def write(self, piece: memoryview) -> None:
+        """Write all of it; raises DeadlineExceeded after STALL seconds without progress, Truncated, ChannelDead."""
+        ...
+
+    def close(self) -> None:
+        """End it, waking whoever waits."""
+        ...
+
+
+class SocketWire:
+    """A connected stream socket, which it owns."""
+
+    def __init__(self, sock: socket.socket, *, stall: float = STALL) -> None:
+        self.received = self.sent = 0
+        self.heard = time.monotonic()
+        self._sock, self._stall, self._closed = sock, stall, False
+        self._ahead = memoryview(bytearray(READ_AHEAD))
+        self._start = self._end = 0
+        sock.setblocking(True)
+        tick = struct.pack("ll", int(TICK), int(TICK % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tick)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, tick)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def fill(self, memory: memoryview, deadline: float | None) -> None:
+        """See `Wire.fill`."""
+        length = len(memory)
+        if length <= READ_AHEAD:
+            while self._end - self._start < length:
+                self._read_ahead(deadline)
+            memory[:] = self._ahead[self._start : self._start + length]
+            self._start += length
+            return
+        got = self._end - self._start
+        memory[:got] = self._ahead[self._start : self._end]
+        self._start = self._end = 0
+        while got < length:
+            got += self._receive(memory[got:], time.monotonic() + self._stall, socket.MSG_WAITALL)
+
+    def _read_ahead(self, deadline: float | None) -> None:
+        if self._start:
+            left = self._end - self._start
+            self._ahead[:left] = self._ahead[self._start : self._end]
+            self._start, self._end = 0, left
+        self._end += self._receive(self._ahead[self._end :], deadline, 0)
+
+    def _receive(self, memory: memoryview, deadline: float | None, flags: int) -> int:
+        while True:
+            try:
+                if deadline is not None and (left := deadline - time.monotonic()) < TICK:
+                    self._await_readable(left)
+                count = self._sock.recv_into(memory, 0, flags)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._broken(f"the connection broke: {error.strerror}") from None
+            if not count:
+                raise self._broken("the stream ended without a sealed close")
+            self.received += count
+            self.heard = time.monotonic()
+            return count
+
+    def _await_readable(self, seconds: float) -> None:
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        if not poll.poll(max(0.0, seconds) * 1000):
+            raise DeadlineExceeded("nothing came before the deadline")
+
+    def write(self, piece: memoryview) -> None:
+        """See `Wire.write`."""
+        at, progress = 0, 0.0
+        while at < len(piece):
+            try:
+                at += self._sock.send(piece[at:], socket.MSG_NOSIGNAL)
+                progress = 0.0
+            except BlockingIOError:
+                progress += TICK
+                if progress >= self._stall:
+                    raise DeadlineExceeded(f"the peer took no byte for {self._stall:.0f} s") from None
+            except OSError as error:
+                raise self._broken(f"the connection broke: {error.strerror}") from None
+        self.sent += len(piece)
+
+    def _broken(self, what: str) -> ChannelDead | Truncated:
+        return ChannelDead("closed here") if self._closed else Truncated(what)
+
+    def close(self) -> None:
+        """See `Wire.close`. Unread input is drained, or it would cut off what the peer has yet to read."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+            while self._sock.recv_into(self._ahead, 0, socket.MSG_DONTWAIT):
+                pass
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+
+
+class _Pipe:
+    """One direction of a memory wire, holding at most `capacity` bytes before the writer waits."""
+
+    def __init__(self, capacity: int) -> None:
+        self.bytes, self.capacity, self.ended = bytearray(), capacity, False
+        self.changed = threading.Condition()
+
+
+class MemoryWire:
+    """Two threads of one process, for tests: the same contract without a socket."""
+
+    def __init__(self, inward: _Pipe, outward: _Pipe, *, stall: float = STALL) -> None:
+        self.received = self.sent = 0
+        self.heard = time.monotonic()
+        self._in, self._out, self._stall, self._closed = inward, outward, stall, False
+
+    @classmethod
+    def pair(cls, *, capacity: int = 1 << 20, stall: float = STALL) -> tuple[MemoryWire, MemoryWire]:
+        """Two ends of one wire."""
+        there, back = _Pipe(capacity), _Pipe(capacity)
+        return cls(back, there, stall=stall), cls(there, back, stall=stall)
+
+    def fill(self, memory: memoryview, deadline: float | None) -> None:
+        """See `Wire.fill`."""
+        at, small = 0, len(memory) <= READ_AHEAD
+        while at < len(memory):
+            wanted = len(memory) if small else 1
+            at += self._take(memory[at:], wanted, deadline if small else time.monotonic() + self._stall)
+
+    def _take(self, memory: memoryview, wanted: int, deadline: float | None) -> int:
+        pipe = self._in
+        with pipe.changed:
+            self._await(pipe, lambda: len(pipe.bytes) >= wanted or pipe.ended, deadline)
+            count = min(len(memory), len(pipe.bytes))
+            if count < wanted:
+                raise Truncated("the stream ended without a sealed close")
+            memory[:count] = pipe.bytes[:count]
+            del pipe.bytes[:count]
+            pipe.changed.notify_all()
+        self.received += count
+        self.heard = time.monotonic()
+        return count
+
+    def write(self, piece: memoryview) -> None:
+        """See `Wire.write`."""
+        pipe = self._out
+        with pipe.changed:
+            self._await(pipe, lambda: len(pipe.bytes) < pipe.capacity or pipe.ended, time.monotonic() + self._stall)
+            if pipe.ended:
+                raise Truncated("the peer is gone")
+            pipe.bytes += piece
+            pipe.changed.notify_all()
+        self.sent += len(piece)
+
+    def _await(self, pipe: _Pipe, ready: Callable[[], bool], deadline: float | None) -> None:
+        while not (ready() or self._closed):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise DeadlineExceeded("nothing came before the deadline")
+            pipe.changed.wait(left)
+        if self._closed:
+            raise ChannelDead("closed here")
+
+    def close(self) -> None:
+        """See `Wire.close`."""
+        self._closed = True
+        for pipe in (self._in, self._out):
+            with pipe.changed:
+                pipe.ended = True
+                pipe.changed.notify_all()
