@@ -1,7 +1,16 @@
 """Authenticated encrypted channels: identities, handshakes, records, streams. Bytes only.
 
 Two parties of one signed roster meet in a hybrid post-quantum Noise handshake that binds the digest of what they are
-about to run, then exchange whole messages in sealed records. Start at `Identity`, `Roster`, `connect`, `Listener`.
+about to run, then exchange whole messages in sealed records:
+
+    me = Identity.generate("radiology", roles=["client"])                # once; me.save("radiology.key")
+    roster = Roster.load("roster.toml", signer="lokus-takuf-...")        # who may talk; the signer is pinned
+    session = open_session("server:7000", me, roster, "server", digest=digest)          # one side
+    session = SessionListener(Listener("0.0.0.0:7000", me, roster, digest=digest)).accept()     # the other
+    session.send(b"meta", tensor_memory)
+    frame = session.recv(timeout=60)                                     # frame.meta, frame.payload
+
+A `Session` outlives its connections and reads beside compute; `connect` and `Listener.accept` give the bare `Channel`.
 """
 
 from channels.channel import Channel, ChannelFacts, SealedChannel
@@ -31,7 +40,9 @@ from channels.identity import Identity, PublicIdentity
 from channels.listen import Listener
 from channels.pairs import memory_pair, socketpair_pair
 from channels.records import Frame, Limits
+from channels.resume import SessionListener, open_session
 from channels.roster import Roster
+from channels.session import Session, SessionFacts
 
 __all__ = [
     "Channel",
@@ -59,10 +70,14 @@ __all__ = [
     "RosterExpired",
     "RosterRollback",
     "SealedChannel",
+    "Session",
+    "SessionFacts",
+    "SessionListener",
     "SuiteRefused",
     "Truncated",
     "UnknownPeer",
     "connect",
     "memory_pair",
+    "open_session",
     "socketpair_pair",
 ]

@@ -18,7 +18,7 @@ from channels.errors import ChannelDead, ChannelError, DeadlineExceeded, Integri
 from channels.handshake import Agreement
 from channels.identity import PublicIdentity
 from channels.primitives import Buffer
-from channels.records import Frame, Kind
+from channels.records import Frame, Kind, Limits
 from channels.wire import Wire
 
 Opening = Generator[memoryview, None, tuple[Kind, Frame]]
@@ -64,6 +64,16 @@ class Channel(Protocol):
         """A snapshot of what has passed."""
         ...
 
+    @property
+    def limits(self) -> Limits:
+        """The largest message and meta it takes."""
+        ...
+
+    @property
+    def heard(self) -> float:
+        """time.monotonic() of the last bytes received, whether or not they make a whole message yet."""
+        ...
+
     def send(self, meta: bytes, *payload: Buffer) -> None:
         """Send one message: meta, and the concatenation of the payload buffers, which must not change meanwhile."""
         ...
@@ -76,6 +86,10 @@ class Channel(Protocol):
         """Say goodbye under seal, and end."""
         ...
 
+    def abandon(self) -> None:
+        """End without goodbye, at once: the peer will find its stream truncated."""
+        ...
+
 
 class SealedChannel:
     """A Channel of our own records."""
@@ -84,6 +98,7 @@ class SealedChannel:
         self.peer, self.binding = agreement.peer, agreement.binding
         self._wire, self._agreement = wire, agreement
         self._sealer, self._opener = agreement.sealer, agreement.opener
+        self.limits = agreement.sealer.limits
         self._sending, self._receiving = threading.Lock(), threading.Lock()
         self._end: ChannelError | None = None
         self._sent = self._received = self._refused = 0
@@ -94,7 +109,7 @@ class SealedChannel:
 
     @property
     def heard(self) -> float:
-        """time.monotonic() of the last bytes received."""
+        """See `Channel.heard`."""
         return self._wire.heard
 
     @property
@@ -147,7 +162,11 @@ class SealedChannel:
             with contextlib.suppress(ChannelError):
                 self._write(Kind.CLOSE, b"", ())
             self._sending.release()
-        self._die(ChannelDead("closed here", peer=self.peer.name, fix="-"))
+        self._die(ChannelDead("closed here"))
+
+    def abandon(self) -> None:
+        """See `Channel.abandon`."""
+        self._die(ChannelDead("abandoned here"))
 
     def __enter__(self) -> Self:
         return self

@@ -150,11 +150,14 @@ class Listener:
         try:
             channel = self._met.get(timeout=timeout)
         except queue.Empty:
-            refused = "".join(f"; {refusal}" for refusal in list(self.refusals)[-3:])
-            raise DeadlineExceeded(f"nobody connected to {self.address} in {timeout:g} s{refused}") from None
+            raise DeadlineExceeded(f"nobody connected to {self.address} in {timeout:g} s{self.recent()}") from None
         if self._closed:
             raise ChannelDead("the listener is closed")
         return channel
+
+    def recent(self) -> str:
+        """The last three refusals, to be appended to an error."""
+        return "".join(f"; {refusal}" for refusal in list(self.refusals)[-3:])
 
     def replace_roster(self, roster: Roster) -> None:
         """From now on, accept by this roster; raises RosterRollback where its epoch does not rise."""
@@ -168,6 +171,8 @@ class Listener:
             self._closed = True
             self._bell_end.send(b"x")
             self._thread.join()
+            while not self._met.empty():
+                self._met.get().abandon()
 
     def __enter__(self) -> Listener:
         return self

@@ -67,6 +67,12 @@ class Limits:
     max_message: int = MAX_MESSAGE
     max_meta: int = MAX_META
 
+    def check(self, payload: int, meta: int) -> None:
+        """Raise MessageTooLarge where a message of so many bytes is above them."""
+        if payload > self.max_message or meta > self.max_meta:
+            most = f"{self.max_message} and {self.max_meta}"
+            raise MessageTooLarge(f"a message of {payload} bytes and {meta} of meta; at most {most}")
+
 
 DEFAULT_LIMITS = Limits()
 
@@ -146,8 +152,7 @@ class Sealer:
         """Pieces to write in order, each valid until the next is asked for; raises MessageTooLarge before sealing."""
         views = [flat for view in payload if (flat := memoryview(view).cast("B"))]
         total, meta = sum(map(len, views)), bytes(meta)
-        if total > self.limits.max_message or len(meta) > self.limits.max_meta:
-            raise MessageTooLarge(f"{total} bytes and {len(meta)} of meta; at most {self.limits}")
+        self.limits.check(total, len(meta))
         return self._pieces(kind, meta, views, total)
 
     def _pieces(self, kind: Kind, meta: bytes, views: list[memoryview], total: int) -> Iterator[memoryview]:
@@ -245,9 +250,7 @@ class Opener:
     def _parse(self, header: memoryview) -> tuple[int, int, Kind, bool]:
         self._open(header)
         total, meta_length, kind, padded = HEADER.unpack_from(header)
-        limits = self._limits
-        if total > limits.max_message or meta_length > limits.max_meta:
-            raise MessageTooLarge(f"the peer announced {total} bytes and {meta_length} of meta; at most {limits}")
+        self._limits.check(total, meta_length)
         if kind > max(Kind) or padded > 1:
             raise IntegrityError(f"unknown message kind {kind}", fault="peer", fix="run the same release on both sides")
         return total, meta_length, Kind(kind), bool(padded)
