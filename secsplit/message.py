@@ -5,7 +5,7 @@ This file knows no party, no channel and no bytes (`wire` turns messages into by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -13,9 +13,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-Fact = (
-    bool | int | float | str | list[int] | list[float] | list[str] | dict[str, int] | dict[str, float] | dict[str, str]
-)
+Scalar = bool | int | float | str
+Fact = Scalar | Sequence[Scalar] | Mapping[str, Scalar]
 
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {

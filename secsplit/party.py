@@ -109,9 +109,8 @@ class Party:
         parts = rows.chunk(self.run.file.train.micro_batches) if turn.training else (rows,)
         walks = [Walk(self, cast, turn.stamp(i), part, len(part) / len(rows)) for i, part in enumerate(parts)]
         if not turn.training:
-            with torch.no_grad():
-                yield from walks[0].forward()
-                yield from walks[0].objectives()
+            yield from walks[0].forward()
+            yield from walks[0].objectives()
             return
         self.defenses.begin(turn.stamp(), rows)
         for optimizer in self.optimizers.values():
@@ -179,7 +178,8 @@ class Party:
             torch.default_generator.manual_seed(
                 derive(self.run.file.train.seed, "draw", self.name, segment.name, stamp.step, stamp.micro)
             )
-        made = self.modules[segment.name](*inputs)
+        with torch.set_grad_enabled(stamp.training):  # never around a yield: the mode belongs to the whole thread
+            made = self.modules[segment.name](*inputs)
         return made if isinstance(made, tuple) else (made,)
 
     def column(self, stamp: Stamp, name: str) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from secsplit.errors import RunError
 from secsplit.message import NAMES, Fact, Kind, Message, Stamp
+from secsplit.wire import Facts, plain
 
 Direction = Literal["sent", "received"]
 SHARD_BYTES = 32 << 20  # spilled once this many bytes wait in memory
@@ -36,7 +37,7 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stamp: tuple[int, int, int, int, bool]
     shard: str
     tensors: dict[str, tuple[str, tuple[int, ...]]]  # name -> (dtype, shape)
-    facts: dict[str, Fact]
+    facts: Facts
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Transcript:
             shard = f"{self._shards:05d}.safetensors"
             s = message.stamp
             stamp = (s.step, s.micro, s.epoch, s.cast, s.training)
-            line = Line(index, direction, peer, message.kind, message.edge, stamp, shard, shapes, dict(message.facts))
+            line = Line(index, direction, peer, message.kind, message.edge, stamp, shard, shapes, plain(message.facts))
             self._waiting.append((line, message.tensors))
             self._waiting_bytes += message.nbytes
             load = _Loader(self.folder / shard, index, tuple(shapes))

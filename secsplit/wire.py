@@ -7,6 +7,7 @@ This file knows no channel: it makes and takes (meta, buffers).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 
 import msgspec
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from secsplit.errors import PeerError
-from secsplit.message import DTYPES, NAMES, Fact, Kind, Message, Stamp
+from secsplit.message import DTYPES, NAMES, Fact, Kind, Message, Scalar, Stamp
 
 ALIGNMENT = 64  # bytes
 MAX_META = 1 << 20  # bytes of header
@@ -22,6 +23,9 @@ MAX_TENSORS = 4096
 MAX_DIMS = 8
 _PADDING = bytes(ALIGNMENT)
 _ITEMSIZE = {name: dtype.itemsize for name, dtype in DTYPES.items()}
+
+
+Facts = dict[str, Scalar | list[Scalar] | dict[str, Scalar]]  # what a Message's facts decode to
 
 
 class TensorHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -43,7 +47,7 @@ class MessageHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
     edge: str
     stamp: tuple[int, int, int, int, bool]
     tensors: list[TensorHeader]
-    facts: dict[str, Fact]
+    facts: Facts
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -60,6 +64,14 @@ def raw(tensor: Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
+def plain(facts: Mapping[str, Fact]) -> Facts:
+    """Facts as the plain lists and dicts that they decode to."""
+    return {
+        key: dict(fact) if isinstance(fact, Mapping) else fact if isinstance(fact, Scalar) else list(fact)
+        for key, fact in facts.items()
+    }
+
+
 def encode(message: Message) -> tuple[bytes, list[memoryview]]:
     """(meta, buffers): the header, and the payload in pieces that point into the tensors' own memory."""
     headers, buffers = [], []
@@ -70,7 +82,7 @@ def encode(message: Message) -> tuple[bytes, list[memoryview]]:
             buffers.append(memoryview(_PADDING)[:pad])
     s = message.stamp
     header = MessageHeader(
-        message.kind, message.edge, (s.step, s.micro, s.epoch, s.cast, s.training), headers, dict(message.facts)
+        message.kind, message.edge, (s.step, s.micro, s.epoch, s.cast, s.training), headers, plain(message.facts)
     )
     return _encoder.encode(header), buffers
 

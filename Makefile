@@ -1,0 +1,41 @@
+# `make demo` and `make test` are all a newcomer needs: each makes .venv when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+# Installed from constraints.txt first, so that a range never pulls a build nobody here has tested.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: demo test test-slow acceptance check format bench docs clean
+
+.venv/core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) -e .
+	touch $@
+
+.venv/dev: .venv/core
+	$(PIP) -e '.[dev]'
+	touch $@
+
+demo: .venv/core
+	$(BIN)/secsplit demo
+
+test: .venv/dev
+	$(ONE_THREAD) $(BIN)/python -m pytest
+
+test-slow: .venv/dev
+	$(ONE_THREAD) $(BIN)/python -m pytest -m slow --timeout=1800
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/bandit -q -c pyproject.toml -r channels secsplit attacks audits
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

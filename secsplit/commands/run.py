@@ -1,0 +1,119 @@
+"""`secsplit train` and `secsplit join`: all parties here, or one at its own site."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secsplit.commands.console import Json, Out, Overrides, RunPath, progress, result, result_json, say
+
+if TYPE_CHECKING:
+    from secsplit.party import Party
+    from secsplit.rundir import RunDir
+    from secsplit.steps import News
+
+
+def register(app: typer.Typer) -> None:
+    app.command("train")(train)
+    app.command("join")(join)
+
+
+def train(
+    run_file: RunPath,
+    processes: Annotated[bool, typer.Option("--processes", help="one OS process a party, over real channels")] = False,
+    out: Out = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Train with all parties on this machine: simulated in one process, or one process each."""
+    from secsplit.run import load
+
+    run = load(run_file, overrides or [])
+    folder = out or Path("runs") / run.file.name
+    first = next(iter(run.file.parties))
+    with progress(first) as bar:
+        if processes:
+            from secsplit.launch import train_processes
+
+            done = train_processes(run, folder, lambda name, news: bar.advance(name, news))
+        else:
+            from secsplit.training import train_simulated
+
+            done = train_simulated(run, folder, bar)
+    show(done, as_json)
+
+
+def join(
+    run_file: RunPath,
+    party: Annotated[str, typer.Option("--party", help="which party of the run file this is")],
+    key: Annotated[Path, typer.Option("--key", help="its private key file")],
+    roster: Annotated[Path, typer.Option("--roster", help="the signed list of who takes part")] = Path("roster.toml"),
+    signer: Annotated[
+        str, typer.Option("--signer", help="the roster signer's public identity file, or its fingerprint")
+    ] = "signer.pub.toml",
+    out: Out = None,
+    overrides: Overrides = None,
+    tell: Annotated[bool, typer.Option("--tell", hidden=True, help="news as JSON lines on stdout")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take one party's part in a run, at its own site, over encrypted channels."""
+    from channels import PublicIdentity, Roster
+    from secsplit.commands.keys import unlock
+    from secsplit.errors import RunError, nearest
+    from secsplit.run import load
+    from secsplit.training import train_party
+
+    run = load(run_file, overrides or [])
+    if party not in run.file.parties:
+        raise RunError(f"{run_file}: --party {party!r} is not in its [parties]; {nearest(party, run.file.parties)}")
+    me = unlock(key)
+    if me.public.name != party:
+        raise RunError(f"{key}: this is the key of {me.public.name!r}, expected the key of --party {party!r}")
+    trusted = PublicIdentity.load(signer) if Path(signer).exists() else signer
+    members = Roster.load(roster, trusted, seen=roster.with_suffix(".seen"))
+    folder = out or Path("runs") / run.file.name
+    with progress(party) as bar:
+        done = train_party(run, folder, party, me, members, _Teller() if tell else bar)
+    if not tell:
+        show(done, as_json)
+
+
+class _Teller:
+    """News as JSON lines on stdout for the process that started this one, at most twenty a second."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, party: Party, news: News) -> None:
+        if news.what != "turn" or time.monotonic() >= self._next:
+            self._next = time.monotonic() + 0.05
+            typer.echo(json.dumps(asdict(news)))
+
+
+def show(folder: RunDir, as_json: bool) -> None:
+    """What a finished run achieved."""
+    value = summary(folder)
+    if as_json:
+        result_json(value)
+        return
+    for party, metrics in value["metrics"].items():
+        for objective, values in metrics.items():
+            result(f"{party} {objective}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+    result(f"results: {value['folder']}")
+    say(f"audit them with: secsplit audit {value['folder']}")
+
+
+def summary(folder: RunDir) -> dict[str, Any]:
+    """The last epoch's metrics by party, and where everything lies."""
+    last = {party.name: lines[-1] for party in folder.parties() if (lines := party.metrics())}
+    return {
+        "folder": str(folder.path),
+        "digest": (folder.path / "digest").read_text().strip(),
+        "epochs": max((line["epoch"] + 1 for line in last.values()), default=0),
+        "metrics": {name: line["metrics"] for name, line in last.items() if line["metrics"]},
+    }

@@ -1,0 +1,96 @@
+"""Channels as `serve` wants them: messages, sent and received on threads of their own beside the party's compute.
+
+This is where messages become bytes. It knows channels, not how they came to be (`network` does that).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Mapping
+
+from channels import Channel, ChannelError, PeerClosed
+from secsplit.errors import PeerError
+from secsplit.message import Kind, Message
+from secsplit.wire import decode, encode
+
+GOODBYE = "goodbye"  # edge of the last CONTROL message of a party that stops for a fault, naming whose
+
+
+class ChannelInbox:
+    """Where all links put what arrived, or why nothing more will."""
+
+    def __init__(self, timeout: float | None = None) -> None:
+        self._queue: queue.Queue[tuple[str, Message | PeerError]] = queue.Queue()
+        self._timeout = timeout
+
+    def put(self, peer: str, what: Message | PeerError) -> None:
+        self._queue.put((peer, what))
+
+    def get(self) -> tuple[str, Message]:
+        """(peer, message). Raises PeerError for a peer that went away or broke the channel."""
+        peer, what = self._queue.get(timeout=self._timeout)
+        if isinstance(what, PeerError):
+            raise what
+        if what.kind is Kind.CONTROL and what.edge == GOODBYE:
+            raise PeerError(str(what.facts.get("peer", peer)), f"{what.facts.get('why', 'gave up')} (told by {peer!r})")
+        return peer, what
+
+
+class ChannelLink:
+    """One peer's channel with a sender's and a receiver's thread. Sends are queued and never wait."""
+
+    def __init__(self, peer: str, channel: Channel, inbox: ChannelInbox) -> None:
+        self.peer = peer
+        self.channel = channel
+        self._inbox = inbox
+        self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._sender = threading.Thread(target=self._send_all, name=f"send to {peer}", daemon=True)
+        self._receiver = threading.Thread(target=self._receive_all, name=f"receive from {peer}", daemon=True)
+        self._sender.start()
+        self._receiver.start()
+
+    def send(self, message: Message) -> None:
+        self._outgoing.put(message)
+
+    def close(self) -> None:
+        """Let all that is queued leave, then end the stream under seal."""
+        self._closing.set()
+        self._outgoing.put(None)
+        self._sender.join()
+        self.channel.close()
+        self._receiver.join(timeout=1)
+
+    def _send_all(self) -> None:
+        try:
+            while (message := self._outgoing.get()) is not None:
+                meta, buffers = encode(message)
+                self.channel.send(meta, *buffers)
+        except ChannelError as error:
+            self._fail(error)
+
+    def _receive_all(self) -> None:
+        try:
+            while True:
+                frame = self.channel.recv()
+                self._inbox.put(self.peer, decode(frame.meta, frame.payload, peer=self.peer))
+        except PeerError as error:
+            self._inbox.put(self.peer, error)
+        except ChannelError as error:
+            self._fail(error)
+
+    def _fail(self, error: ChannelError) -> None:
+        if self._closing.is_set():
+            return
+        ended = "closed the channel before the run was over" if isinstance(error, PeerClosed) else f"went away: {error}"
+        self._inbox.put(self.peer, PeerError(self.peer, ended))
+
+
+def say_goodbye(links: Mapping[str, ChannelLink], error: BaseException, me: str) -> None:
+    """Tell every other peer whose fault ended the run, so that all name the same party."""
+    at_fault = error.peer if isinstance(error, PeerError) else me
+    facts = {"peer": at_fault, "why": f"{type(error).__name__}: {error}"[:500]}
+    for peer, link in links.items():
+        if peer != at_fault:
+            link.send(Message(Kind.CONTROL, GOODBYE, facts=facts))

@@ -1,0 +1,152 @@
+"""The folder that a run leaves: what was agreed, and each party's own part, written so that a crash loses little.
+
+    DIR/run.toml, digest                     what was agreed
+    DIR/parties/NAME/transcript/             index.jsonl and shards of safetensors
+    DIR/parties/NAME/weights/                SEGMENT/initial.safetensors, epoch-000.safetensors, ...
+    DIR/parties/NAME/metrics.jsonl           one line an epoch
+    DIR/parties/NAME/channel.json            the facts of each peer's channel
+
+A party writes only below its own name, so parties on several hosts each leave their own part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from secsplit.errors import EnvironmentFault, RunError
+from secsplit.run import Run, RunFile, load
+from secsplit.transcript import Transcript
+
+INITIAL = "initial"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, so that a crash leaves the old file or the new one and never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise EnvironmentFault(f"{path}: cannot be written: {error}") from None
+
+
+@dataclass(frozen=True)
+class PartyDir:
+    """One party's part of a run's folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def transcript(self, record: str | int) -> Transcript | None:
+        """A new transcript that spills here, by the run's `record` setting."""
+        if record == "off":
+            return None
+        return Transcript(self.name, folder=self.path / "transcript", every=1 if record == "all" else int(record))
+
+    def load_transcript(self) -> Transcript:
+        return Transcript.load(self.path / "transcript", self.name)
+
+    def save_weights(self, segment: str, when: str, module: nn.Module) -> None:
+        """when: "initial" or "epoch-007"."""
+        state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+        write_atomically(self.path / "weights" / segment / f"{when}.safetensors", save(state))
+
+    def weights(self, segment: str) -> list[tuple[str, Path]]:
+        """(when, file) in time order."""
+        folder = self.path / "weights" / segment
+        files = sorted(folder.glob("epoch-*.safetensors"), key=lambda file: int(file.stem.removeprefix("epoch-")))
+        initial = folder / f"{INITIAL}.safetensors"
+        return [(file.stem, file) for file in ([initial] if initial.exists() else []) + files]
+
+    def segments(self) -> list[str]:
+        """The segments whose weights lie here."""
+        folder = self.path / "weights"
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+    def tell(self, epoch: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+        """Append an epoch's metrics."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"epoch": epoch, "metrics": metrics}) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One mapping an epoch: {"epoch": ..., "metrics": {objective: {metric: value}}}."""
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def save_channels(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        write_atomically(self.path / "channel.json", json.dumps(facts, indent=1).encode())
+
+    def channels(self) -> dict[str, Any]:
+        """peer -> the facts of the channel to it; empty for a simulated run, which had none."""
+        path = self.path / "channel.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A segment's saved weights."""
+    return load_file(path)
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A run's folder."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, run: Run) -> RunDir:
+        """Begin a folder for this run. Raises RunError where another run's results lie there already."""
+        folder = cls(path)
+        digest = path / "digest"
+        if digest.exists() and digest.read_text().strip() != run.digest().hex():
+            raise RunError(f"{path}: holds the results of another run; choose another --out, or remove it")
+        write_atomically(path / "run.toml", to_toml(run.file).encode())
+        write_atomically(digest, f"{run.digest().hex()}\n".encode())
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """A finished or broken-off run's folder. Raises RunError where it is none."""
+        if not (path / "run.toml").is_file():
+            raise RunError(f"{path}: no run.toml here; expected a folder that 'secsplit train' left")
+        return cls(path)
+
+    def run(self) -> Run:
+        """The run that was agreed on. Raises RunError where the file no longer fits its digest."""
+        run = load(self.path / "run.toml")
+        agreed = (self.path / "digest").read_text().strip() if (self.path / "digest").exists() else ""
+        if agreed != run.digest().hex():
+            raise RunError(f"{self.path}/run.toml: changed since the run: its digest no longer fits {self.path}/digest")
+        return run
+
+    def party(self, name: str) -> PartyDir:
+        return PartyDir(self.path / "parties" / name)
+
+    def parties(self) -> Iterator[PartyDir]:
+        """Every party whose part lies here."""
+        folder = self.path / "parties"
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            yield PartyDir(path)
+
+
+def to_toml(file: RunFile) -> str:
+    """The run file with every default written out."""
+    return tomli_w.dumps(file.model_dump(mode="json", exclude_none=True))
