@@ -1,4 +1,4 @@
-"""All parties of a run on this machine, each an operating-system process, over real channels with keys made for the run.
+"""All parties of a run on this machine, each an operating-system process, over real channels, with keys made for it.
 
 What each process does is `secsplit join`, as it would be on several hosts; only the keys and free ports are made here.
 """
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from channels import Identity, PublicIdentity, Roster
+from channels import Identity, Roster
 from secsplit.errors import PeerError
 from secsplit.network import listens
 from secsplit.run import Run
@@ -33,7 +33,6 @@ class Keys:
     """Where a run's keys lie: one private key a party, the roster, and the signer's public identity."""
 
     folder: Path
-    signer: PublicIdentity
 
     def key(self, party: str) -> Path:
         return self.folder / f"{party}.key"
@@ -42,16 +41,20 @@ class Keys:
     def roster(self) -> Path:
         return self.folder / "roster.toml"
 
+    @property
+    def signer_file(self) -> Path:
+        return self.folder / "signer.pub.toml"
+
 
 def make_keys(run: Run, folder: Path, *, days: float = 1) -> Keys:
     """An identity for every party and a roster of all, for a run on this machine alone."""
     signer = Identity.generate("launcher", days=days)
     identities = {name: Identity.generate(name, roles=(p.role,), days=days) for name, p in run.file.parties.items()}
-    keys = Keys(folder, signer.public)
+    keys = Keys(folder)
     for name, identity in identities.items():
         identity.save(keys.key(name))
     Roster.of([i.public for i in identities.values()], epoch=1, signer=signer).save(keys.roster)
-    signer.public.save(folder / "signer.pub.toml")
+    signer.public.save(keys.signer_file)
     return keys
 
 
@@ -111,10 +114,9 @@ class Member:
     def start(cls, party: str, run_file: Path, keys: Keys, out: Path) -> Member:
         log = out / "parties" / party / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable, "-m", "secsplit.cli", "join", str(run_file), "--party", party, "--key", str(keys.key(party)),
-            "--roster", str(keys.roster), "--signer", str(keys.folder / "signer.pub.toml"), "--out", str(out), "--tell",
-        ]  # fmt: skip
+        options = {"--party": party, "--key": keys.key(party), "--roster": keys.roster, "--signer": keys.signer_file}
+        words = [str(word) for option in options.items() for word in option]
+        command = [sys.executable, "-m", "secsplit.cli", "join", str(run_file), *words, "--out", str(out), "--tell"]
         with log.open("w") as errors:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         return cls(party, process, log)

@@ -138,7 +138,7 @@ class Transcript:
         for number, text in enumerate(path.read_bytes().splitlines(), 1):
             try:
                 line = msgspec.json.decode(text, type=Line)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise RunError(f"{path}:{number}: not a transcript line: {error}") from None
             if Path(line.shard).name != line.shard:
                 raise RunError(f"{path}:{number}: shard {line.shard!r} is not a plain file name")

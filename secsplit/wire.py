@@ -21,6 +21,7 @@ ALIGNMENT = 64  # bytes
 MAX_META = 1 << 20  # bytes of header
 MAX_TENSORS = 4096
 MAX_DIMS = 8
+MAX_SIZE = 1 << 40  # of one dimension
 _PADDING = bytes(ALIGNMENT)
 _ITEMSIZE = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 
@@ -96,7 +97,7 @@ def decode(meta: bytes, payload: memoryview, *, peer: str) -> Message:
         raise PeerError(peer, f"message header of {len(meta)} bytes, expected at most {MAX_META}")
     try:
         header = _decoder.decode(meta)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PeerError(peer, f"malformed message header: {error}") from None
     _check(header, payload.nbytes, peer)
     tensors, at = {}, 0
@@ -118,8 +119,8 @@ def _check(header: MessageHeader, nbytes: int, peer: str) -> None:
     for part in header.tensors:
         if part.dtype not in DTYPES:
             raise PeerError(peer, f"tensor {part.name!r} of dtype {part.dtype!r}, expected one of {', '.join(DTYPES)}")
-        if len(part.shape) > MAX_DIMS or any(size < 0 for size in part.shape):
-            raise PeerError(peer, f"tensor {part.name!r} of shape {part.shape}, expected at most {MAX_DIMS} sizes >= 0")
+        if len(part.shape) > MAX_DIMS or any(not 0 <= size <= MAX_SIZE for size in part.shape):
+            raise PeerError(peer, f"tensor {part.name!r} of shape {part.shape}, expected at most {MAX_DIMS} sizes >= 0 and sane")
         claimed += part.nbytes + _padding(part.nbytes)
     if claimed != nbytes:
         raise PeerError(peer, f"payload of {nbytes} bytes, expected {claimed} from its header")
