@@ -5,6 +5,10 @@ SplitError
  |   |- TopologyError     the graph makes no sense
  |   |- CutError          the model cannot be cut there
  |   `- DataError         data missing, malformed or without the column asked for
+ |- LedgerError       the privacy ledger forbids a message; nothing was sent; exit code 1
+ |   |- BudgetSpent       it would cost more than this party allows
+ |   |- LedgerDamaged     the ledger was edited, cut short or rolled back
+ |   `- NoiseRedrawn      the same release would leave with other bytes, so that its noise could be averaged away
  |- EnvironmentFault  this machine cannot do it (port in use, disk full, package missing); exit code 3
  `- PeerError         what came from a peer is not what the run agreed on, or it went away; exit code 4
 """
@@ -37,6 +41,24 @@ class CutError(RunError):
 
 class DataError(RunError):
     """Data that is missing, malformed or lacks what was asked for."""
+
+
+class LedgerError(SplitError):
+    """The privacy ledger forbids a message; nothing was sent."""
+
+    exit_code = 1
+
+
+class BudgetSpent(LedgerError):
+    """A message would cost more privacy than this party allows."""
+
+
+class LedgerDamaged(LedgerError):
+    """The ledger on disk was edited, cut short or rolled back."""
+
+
+class NoiseRedrawn(LedgerError):
+    """The same release would leave twice with different bytes."""
 
 
 class EnvironmentFault(SplitError):

@@ -23,6 +23,7 @@ from secsplit.topology import Segment
 from secsplit.walk import Steps, Tensors, Walk
 
 BATCH_DEPENDENT = (nn.modules.batchnorm._BatchNorm,)
+NO_ROWS = torch.empty(0, dtype=torch.int64)  # of a message that is about no record in particular
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,6 @@ class Party:
         self.defenses = defenses or Defenses()
         self.accounted = accounted
         self.judge = Judge()
-        self._stochastic = {segment: draws(module) for segment, module in self.modules.items()}
-        self._live = [layer for module in self.modules.values() for layer in module.modules() if layer.training]
-        self._training = True
         self.optimizers: MutableMapping[str, torch.optim.Optimizer] = {
             segment: make_optimizer([p for p in module.parameters() if p.requires_grad])
             for segment, module in self.modules.items()
@@ -83,6 +81,9 @@ class Party:
         }
         _refuse_batch_dependence(run, self.modules)
         self.defenses.prepare(self)
+        self._stochastic = {segment: draws(module) for segment, module in self.modules.items()}
+        self._live = [layer for module in self.modules.values() for layer in module.modules() if layer.training]
+        self._training = True
 
     # the program
 
@@ -153,7 +154,7 @@ class Party:
                 weights = {
                     f"{s}.{k}": v.detach().clone() for s, m in self.modules.items() for k, v in m.state_dict().items()
                 }
-                yield Send(taker, Message(Kind.WEIGHTS, role, stamp, weights))
+                yield self.send(taker, Message(Kind.WEIGHTS, role, stamp, weights), NO_ROWS)
             elif self.name == taker:
                 message = yield Recv(giver, Kind.WEIGHTS, role, stamp)
                 assert message is not None
@@ -189,9 +190,13 @@ class Party:
         """The label column that this party holds: as its defenses left it in training, true in evaluation."""
         return self.labels[stamp.cast, name] if stamp.training else self.shards[stamp.cast].labels["test"][name]
 
-    def outgoing(self, kind: Kind, edge: str, stamp: Stamp, tensor: Tensor, rows: Tensor, to: str) -> Tensor:
-        """What leaves instead of `tensor`, after the party's defenses."""
-        return self.defenses.outgoing(Outgoing(kind, edge, stamp, tensor, self._own_labels(stamp, rows), rows, to))
+    def outgoing(self, kind: Kind, edge: str, stamp: Stamp, tensors: Tensors, rows: Tensor, to: str) -> Tensors:
+        """What leaves instead of a message's `tensors`, after the party's defenses."""
+        if not len(self.defenses):
+            return tensors
+        labels, n = self._own_labels(stamp, rows), len(tensors)
+        outs = (Outgoing(kind, edge, stamp, t, labels, rows, to, i, n) for i, t in enumerate(tensors))
+        return tuple(self.defenses.outgoing(out) for out in outs)
 
     def incoming(self, message: Message, rows: Tensor, frm: str) -> Message:
         """What the party goes on with after its defenses looked at what came."""
@@ -208,8 +213,8 @@ class Party:
         """A send, with what the ledger must be charged before it leaves."""
         if not self.accounted:
             return Send(to, message)
-        tensor = next(iter(message.tensors.values()))
-        out = Outgoing(message.kind, message.edge, message.stamp, tensor, None, rows, to)
+        tensors = tuple(message.tensors.values())
+        out = Outgoing(message.kind, message.edge, message.stamp, tensors[0], None, rows, to, of=len(tensors))
         return Send(to, message, self.defenses.releases(out))
 
     def accepted(self, peer: str, message: Message) -> Message:

@@ -208,9 +208,7 @@ class Walk:
 
     def defended(self, role: str, kind: Kind, edge: str, tensors: Tensors) -> Tensors:
         """What leaves instead of `tensors`: the party's defenses at this edge."""
-        if not len(self.party.defenses):
-            return tensors
-        return tuple(self.party.outgoing(kind, edge, self.stamp, t, self.rows, self.cast[role]) for t in tensors)
+        return self.party.outgoing(kind, edge, self.stamp, tensors, self.rows, self.cast[role])
 
     def check_rows(self, tensor: Tensor, role: str, edge: str) -> None:
         if tensor.ndim == 0 or len(tensor) != len(self.rows):

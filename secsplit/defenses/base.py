@@ -27,7 +27,8 @@ class Outgoing:
 
     tensor: (batch, ...). Smashed data still carries its graph, so that clipping is differentiated; a cut gradient, an
     output or labels carry none. labels: (batch,) of the rows, where this party holds them (any objective's first
-    column). rows: (batch,) positions in the cast's records. receiver: the peer it goes to.
+    column). rows: (batch,) positions in the cast's records. receiver: the peer it goes to. index, of: which of how many
+    tensors of the message it is.
     """
 
     kind: Kind
@@ -37,13 +38,15 @@ class Outgoing:
     labels: Tensor | None
     rows: Tensor
     receiver: str = ""
+    index: int = 0
+    of: int = 1
 
     @property
     def name(self) -> str:
         """Which release this is: the same for a resend, another for everything else; noise is drawn under this name."""
         s = self.stamp
         mode = "train" if s.training else "eval"
-        return f"{self.kind}|{self.edge}|{self.receiver}|{mode}|{s.step}|{s.micro}|{s.epoch}|{s.cast}"
+        return f"{self.kind}|{self.edge}|{self.receiver}|{mode}|{s.step}|{s.micro}|{s.epoch}|{s.cast}|{self.index}"
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,10 @@ class Defense(ABC):
     def prepare(self, host: Host) -> None:
         """Before the first step: wrap modules and optimizers, draw label noise once."""
         del host
+
+    def begin(self, stamp: Stamp, rows: Tensor) -> None:
+        """A training step is about to use these rows (batch,)."""
+        del stamp, rows
 
     def outgoing(self, out: Outgoing) -> Tensor:
         """What leaves instead of `out.tensor`: (batch, ...)."""
@@ -168,6 +175,8 @@ class Defenses(Sequence[Defense]):
         """A training step is about to use these rows (batch,): whatever leaves later may depend on them."""
         if not stamp.training:
             return
+        for member in self:
+            member.begin(stamp, rows)
         charges = tuple(self._update(segment, what) for segment in self._trained for what in self._owns)
         if charges:
             key = f"update|{stamp.step}|{stamp.epoch}|{stamp.cast}"
