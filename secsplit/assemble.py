@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from secsplit.datasets import Dataset, DataSpec, load, shards
+from secsplit.defenses import Noise
+from secsplit.defenses import build as defend
 from secsplit.models import build
 from secsplit.party import Party, Shard
 from secsplit.run import OptimizerSpec, Run
@@ -84,13 +86,15 @@ def optimizer_of(spec: OptimizerSpec) -> Callable[[Iterable[nn.Parameter]], torc
     return partial(classes[spec.name], **options)
 
 
-def party_of(run: Run, name: str) -> Party:
-    """The party of that name, ready to be driven."""
+def party_of(run: Run, name: str, *, noise: Noise | None = None, accounted: bool = False) -> Party:
+    """The party of that name, ready to be driven. noise: what its defenses draw from (None: a fresh key)."""
     role = run.file.parties[name].role
     modules = modules_of(run)
     held = {segment.name: modules[segment.name] for segment in run.topology.held(role)}
     data = {cast: shard_of(run, name, cast) for cast in run.casts_of(name)}
-    return Party(run, name, held, data, optimizer_of(run.file.optimizer))
+    classes = _loaded(run.file.data).classes
+    defenses = defend(run.file.defenses, run.topology, role, noise or Noise.fresh(), classes)
+    return Party(run, name, held, data, optimizer_of(run.file.optimizer), defenses, accounted=accounted)
 
 
 def parties_of(run: Run) -> dict[str, Party]:

@@ -49,6 +49,7 @@ class BudgetSpec(BaseModel):
     """A party's own limit, which it keeps whatever its peers ask; it is no part of what the parties agree on.
 
     epsilon: for the inputs of each record, at `delta`; label_epsilon: for their labels. None: counted, not limited.
+    ledger: a file that outlives the run, so that several runs over the same records share one budget.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +59,7 @@ class BudgetSpec(BaseModel):
     delta: float = Field(default=1e-5, gt=0, lt=1)
     adjacency: Adjacency = "replace-one"
     unit: str = "record"
+    ledger: str | None = None
 
     def limit(self, protects: Protects) -> float | None:
         """The epsilon allowed for inputs or labels."""

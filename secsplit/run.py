@@ -19,7 +19,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secsplit.datasets.spec import DataSpec
+from secsplit.defenses import DefenseSpec, check
 from secsplit.errors import RunError, TopologyError, nearest
+from secsplit.ledger import BudgetSpec
 from secsplit.message import Kind
 from secsplit.method import METHODS, ClientSide, Method
 from secsplit.schedule import Schedule, Split
@@ -105,11 +107,15 @@ class OptimizerSpec(Strict):
 
 
 class PartySpec(Strict):
-    """One [parties.NAME] table. address: "host:port" where it listens; data: its own records, on its own disk."""
+    """One [parties.NAME] table.
+
+    address: "host:port" where it listens; data: its own records, on its own disk; budget: its own privacy budget.
+    """
 
     role: str
     address: str | None = None
     data: DataSpec | None = None
+    budget: BudgetSpec = BudgetSpec()
 
 
 class TrainSpec(Strict):
@@ -135,12 +141,13 @@ class RunFile(Strict):
     optimizer: OptimizerSpec = OptimizerSpec()
     train: TrainSpec = TrainSpec()
     data: DataSpec = DataSpec()
+    defenses: tuple[DefenseSpec, ...] = ()
     parties: dict[str, PartySpec]
     audit: dict[str, Any] = {}
     grid: dict[str, Any] = {}
 
 
-AGREED = ("topology", "method", "model", "optimizer", "train", "data")
+AGREED = ("topology", "method", "model", "optimizer", "train", "data", "defenses")
 LOCAL = {"data": {"path", "download"}, "train": {"threads", "record", "heartbeat"}}
 
 
@@ -159,6 +166,7 @@ class Run:
         _check_parties(run)
         _check_method(run)
         _check_columns(run)
+        check(run.file.defenses, run.topology, micro_batches=run.file.train.micro_batches)
         return run
 
     @cached_property

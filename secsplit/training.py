@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from channels import Identity, Roster
-from secsplit.assemble import parties_of, party_of
+from secsplit.books import opened
 from secsplit.drive import Observer, serve, simulate
 from secsplit.links import say_goodbye
 from secsplit.network import connected, linked
@@ -42,13 +42,14 @@ class Keeper:
 def train_simulated(run: Run, out: Path, tell: Observer) -> RunDir:
     """All parties in this process."""
     folder = RunDir.create(out, run)
-    parties = parties_of(run)
     transcripts = {
         name: transcript
-        for name in parties
+        for name in run.file.parties
         if (transcript := folder.party(name).transcript(run.file.train.record)) is not None
     }
-    simulate(parties, transcripts=transcripts, observe=Keeper(folder, parties, tell))
+    with opened(run, folder, run.file.parties) as books:
+        observe = Keeper(folder, books.parties, tell)
+        simulate(books.parties, transcripts=transcripts, observe=observe, charge=books)
     return folder
 
 
@@ -59,13 +60,14 @@ def train_party(run: Run, out: Path, name: str, me: Identity, roster: Roster, te
     """
     folder = RunDir.create(out, run)
     mine = folder.party(name)
-    party = party_of(run, name)
     transcript = mine.transcript(run.file.train.record)
-    with connected(run, name, me, roster) as channels:
+    with opened(run, folder, [name]) as books, connected(run, name, me, roster) as channels:
+        party = books.parties[name]
+        observe = Keeper(folder, books.parties, tell)
         try:
             with linked(channels) as (links, inbox):
                 try:
-                    serve(party, links, inbox, transcript=transcript, observe=Keeper(folder, {name: party}, tell))
+                    serve(party, links, inbox, transcript=transcript, observe=observe, charge=books)
                 except BaseException as error:
                     _save_weights(mine, party, "broken-off")
                     say_goodbye(links, error, name)

@@ -33,7 +33,15 @@ __all__ = [
     "Outgoing",
     "Spec",
     "build",
+    "check",
 ]
+
+
+def check(specs: Sequence[AnySpec], topology: Topology, *, micro_batches: int = 1) -> None:
+    """Raises RunError where a defense has no place in the topology, or contradicts another."""
+    for spec in specs:
+        spec.role(topology)
+        spec.fits(topology, specs, micro_batches)
 
 
 def build(specs: Sequence[Spec], topology: Topology, role: str, noise: Noise, classes: Mapping[str, int]) -> Defenses:

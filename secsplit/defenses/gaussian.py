@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,9 +19,12 @@ from torch import Tensor
 
 from secsplit.accounting import Adjacency, Charge, gaussian_mu
 from secsplit.defenses.base import DEPENDS, Defense, Outgoing
+from secsplit.defenses.frozen import FrozenSpec
 from secsplit.defenses.noise import MAX_SCALE, TAIL, Noise
-from secsplit.defenses.spec import AtCrossing, Positive
+from secsplit.defenses.spec import AtCrossing, Positive, Spec
+from secsplit.errors import RunError
 from secsplit.message import Kind
+from secsplit.topology import Topology
 
 INSIDE = 1 - 2.0**-22  # clip a hair inside C, so that float32 rounding cannot leave the ball
 STEPS = 1024.0  # grid steps in a standard deviation, at least (at most twice that)
@@ -68,6 +71,16 @@ class GaussianSpec(AtCrossing):
         if self.message != "smashed" and (self.nonnegative or self.once):
             raise ValueError(f"nonnegative and once are for smashed data, not for {self.message} messages")
         return self
+
+    def fits(self, topology: Topology, specs: Sequence[Spec], micro_batches: int) -> None:
+        del topology, micro_batches
+        source = self.edge.partition("->")[0]
+        frozen = {spec.segment for spec in specs if isinstance(spec, FrozenSpec)}
+        if self.once and source not in frozen:
+            raise RunError(
+                f"defenses.once: gaussian: segment {source!r} learns, so what it sends of an example changes, and "
+                f"cannot be sent once; add a defense kind = 'frozen' with segment = {source!r}, or leave once out"
+            )
 
     def build(self, noise: Noise, classes: Mapping[str, int]) -> Gaussian:
         del classes

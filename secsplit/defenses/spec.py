@@ -7,7 +7,7 @@ digest), and each party builds only those of its own role.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,6 +41,10 @@ class Spec(BaseModel):
     @abstractmethod
     def build(self, noise: Noise, classes: Mapping[str, int]) -> Defense:
         """The defense itself. classes: label column -> number of classes (0: regression)."""
+
+    def fits(self, topology: Topology, specs: Sequence[Spec], micro_batches: int) -> None:
+        """Raises RunError where it contradicts the rest of the run."""
+        del topology, specs, micro_batches
 
     def crossing(self, topology: Topology) -> Crossing | None:
         """The crossing it acts on; None where it acts on a segment, or on labels before anything is sent."""
