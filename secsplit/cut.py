@@ -175,9 +175,7 @@ def _work_on_copies(pieces: list[fx.GraphModule], example: Tensor) -> None:
         handed = piece(*given)
         values = handed if isinstance(handed, tuple) else (handed,)
         if len(shared) < len(given) and [value._version for value in given] != before:
-            raise CutError(
-                "cut: two values that cross share memory which is then written to; cut elsewhere"
-            )
+            raise CutError("cut: two values that cross share memory which is then written to; cut elsewhere")
         taken = [node for node in piece.graph.nodes if node.op == "placeholder"]
         for node, value, version in zip(taken, given, before, strict=True):
             if value._version != version:

@@ -1,4 +1,4 @@
-"""Channels as `serve` wants them: messages, sent and received on threads of their own beside the party's compute.
+"""Sessions (or bare channels) as `serve` wants them: messages, sent and received on threads of their own beside the party's compute.
 
 This is where messages become bytes. It knows channels, not how they came to be (`network` does that).
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Mapping
+from functools import partial
 
-from channels import Channel, ChannelError, PeerClosed
+from channels import Channel, ChannelError, PeerClosed, Session
 from secsplit.errors import PeerError
 from secsplit.message import Kind, Message
 from secsplit.wire import decode, encode
@@ -40,9 +41,11 @@ class ChannelInbox:
 class ChannelLink:
     """One peer's channel with a sender's and a receiver's thread. Sends are queued and never wait."""
 
-    def __init__(self, peer: str, channel: Channel, inbox: ChannelInbox) -> None:
+    def __init__(self, peer: str, channel: Channel | Session, inbox: ChannelInbox) -> None:
         self.peer = peer
         self.channel = channel
+        # a session keeps what it sent until it is delivered; a message's memory never changes, so it need not copy
+        self._send = partial(channel.send, frozen=True) if isinstance(channel, Session) else channel.send
         self._inbox = inbox
         self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._closing = threading.Event()
@@ -66,7 +69,7 @@ class ChannelLink:
         try:
             while (message := self._outgoing.get()) is not None:
                 meta, buffers = encode(message)
-                self.channel.send(meta, *buffers)
+                self._send(meta, *buffers)
         except ChannelError as error:
             self._fail(error)
 

@@ -1,4 +1,4 @@
-"""How one party meets its peers: who listens, who dials, and the mutually authenticated channel to each.
+"""How one party meets its peers: who listens, who dials, and the mutually authenticated session with each.
 
 Of two linked parties the one with an address listens; where both have one, the later in the run file does. A party
 without an address only dials out.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
-from channels import Channel, ChannelError, Identity, Listener, Roster, connect
+from channels import ChannelError, Identity, Listener, Roster, Session, SessionListener, open_session
 from secsplit.errors import EnvironmentFault, PeerError, RunError
 from secsplit.links import ChannelInbox, ChannelLink
 from secsplit.run import Run
@@ -33,68 +34,81 @@ def listens(run: Run, a: str, b: str) -> str:
 @contextmanager
 def connected(
     run: Run, name: str, me: Identity, roster: Roster, *, timeout: float = MEETING_SECONDS
-) -> Iterator[Mapping[str, Channel]]:
-    """Channels to all of `name`'s peers, open for the length of the context. Raises PeerError, EnvironmentFault."""
-    deadline = time.monotonic() + timeout
-    digest = run.digest()
+) -> Iterator[Mapping[str, Session]]:
+    """Sessions with all of `name`'s peers, open for the length of the context. Raises PeerError, EnvironmentFault.
+
+    A session outlives a broken connection; a peer from which nothing is heard for the run's heartbeat is given up.
+    """
+    meeting = Meeting(run, name, me, roster, time.monotonic() + timeout)
     peers = run.peers(name)
     inbound = {peer for peer in peers if listens(run, name, peer) == name}
-    channels: dict[str, Channel] = {}
+    sessions: dict[str, Session] = {}
     with ExitStack() as stack:
-        listener = stack.enter_context(_listening(run, name, me, roster, digest)) if inbound else None
+        listener = stack.enter_context(meeting.listen()) if inbound else None
         for peer in peers:
             if peer not in inbound:
-                channels[peer] = _dial(run, peer, me, roster, digest, deadline)
-                stack.callback(channels[peer].close)
-        while listener is not None and not inbound <= channels.keys():
-            missing = ", ".join(sorted(inbound - channels.keys()))
-            channel = _accept(listener, deadline, missing, timeout)
-            stack.callback(channel.close)
-            if channel.peer.name not in inbound or channel.peer.name in channels:
-                raise PeerError(channel.peer.name, f"connected to {name!r}, which expects {missing}")
-            channels[channel.peer.name] = channel
-        yield channels
+                sessions[peer] = stack.enter_context(meeting.dial(peer))
+        while listener is not None and not inbound <= sessions.keys():
+            missing = ", ".join(sorted(inbound - sessions.keys()))
+            session = stack.enter_context(meeting.accept(listener, missing))
+            if session.peer.name not in inbound or session.peer.name in sessions:
+                raise PeerError(session.peer.name, f"connected to {name!r}, which expects {missing}")
+            sessions[session.peer.name] = session
+        yield sessions
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """One party meeting its peers before a deadline (time.monotonic())."""
+
+    run: Run
+    name: str
+    me: Identity
+    roster: Roster
+    deadline: float
+
+    @property
+    def left(self) -> float:
+        return max(0.1, self.deadline - time.monotonic())
+
+    def address(self, party: str) -> str:
+        address = self.run.file.parties[party].address
+        assert address is not None  # `listens` chose a party that has one
+        return address
+
+    def listen(self) -> SessionListener:
+        address = self.address(self.name)
+        try:
+            listener = Listener(address, self.me, self.roster, digest=self.run.digest())
+        except (OSError, ValueError) as error:
+            raise EnvironmentFault(
+                f"parties.{self.name}.address: cannot listen at {address!r}: {error}; "
+                "is the port in use? choose another one"
+            ) from None
+        return SessionListener(listener, silence=self.run.file.train.heartbeat)
+
+    def dial(self, peer: str) -> Session:
+        address, silence = self.address(peer), self.run.file.train.heartbeat
+        digest = self.run.digest()
+        try:
+            return open_session(address, self.me, self.roster, peer, digest=digest, timeout=self.left, silence=silence)
+        except ChannelError as error:
+            raise PeerError(peer, f"no channel to {address}: {error}") from None
+        except ValueError as error:
+            raise RunError(f"parties.{peer}.address: {error}") from None
+
+    def accept(self, listener: SessionListener, missing: str) -> Session:
+        try:
+            return listener.accept(self.left)
+        except ChannelError as error:
+            raise PeerError(missing, f"did not connect in time: {error}") from None
 
 
 @contextmanager
-def _listening(run: Run, name: str, me: Identity, roster: Roster, digest: bytes) -> Iterator[Listener]:
-    address = run.file.parties[name].address
-    assert address is not None
-    try:
-        listener = Listener(address, me, roster, digest=digest)
-    except (OSError, ValueError) as error:
-        raise EnvironmentFault(
-            f"parties.{name}.address: cannot listen at {address!r}: {error}; is the port in use? choose another one"
-        ) from None
-    try:
-        yield listener
-    finally:
-        listener.close()
-
-
-def _dial(run: Run, peer: str, me: Identity, roster: Roster, digest: bytes, deadline: float) -> Channel:
-    address = run.file.parties[peer].address
-    assert address is not None
-    try:
-        return connect(address, me, roster, peer, digest=digest, timeout=max(0.1, deadline - time.monotonic()))
-    except ChannelError as error:
-        raise PeerError(peer, f"no channel to {address}: {error}") from None
-    except ValueError as error:
-        raise RunError(f"parties.{peer}.address: {error}") from None
-
-
-def _accept(listener: Listener, deadline: float, missing: str, timeout: float) -> Channel:
-    try:
-        return listener.accept(max(0.1, deadline - time.monotonic()))
-    except ChannelError as error:
-        raise PeerError(missing, f"did not connect within {timeout:g} seconds: {error}") from None
-
-
-@contextmanager
-def linked(channels: Mapping[str, Channel]) -> Iterator[tuple[Mapping[str, ChannelLink], ChannelInbox]]:
-    """Links over channels, closed in order when the context ends."""
+def linked(sessions: Mapping[str, Session]) -> Iterator[tuple[Mapping[str, ChannelLink], ChannelInbox]]:
+    """Links over sessions, closed in order when the context ends."""
     inbox = ChannelInbox()
-    links = {peer: ChannelLink(peer, channel, inbox) for peer, channel in channels.items()}
+    links = {peer: ChannelLink(peer, session, inbox) for peer, session in sessions.items()}
     try:
         yield links, inbox
     finally:

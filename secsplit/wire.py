@@ -120,7 +120,9 @@ def _check(header: MessageHeader, nbytes: int, peer: str) -> None:
         if part.dtype not in DTYPES:
             raise PeerError(peer, f"tensor {part.name!r} of dtype {part.dtype!r}, expected one of {', '.join(DTYPES)}")
         if len(part.shape) > MAX_DIMS or any(not 0 <= size <= MAX_SIZE for size in part.shape):
-            raise PeerError(peer, f"tensor {part.name!r} of shape {part.shape}, expected at most {MAX_DIMS} sizes >= 0 and sane")
+            raise PeerError(
+                peer, f"tensor {part.name!r} of shape {part.shape}, expected at most {MAX_DIMS} sizes >= 0 and sane"
+            )
         claimed += part.nbytes + _padding(part.nbytes)
     if claimed != nbytes:
         raise PeerError(peer, f"payload of {nbytes} bytes, expected {claimed} from its header")

@@ -1,5 +1,7 @@
 """What is encoded comes back, from the same memory; what is malformed is refused before anything is allocated."""
 
+import contextlib
+
 import msgspec
 import pytest
 import torch
@@ -102,10 +104,8 @@ def test_hostile_headers_are_refused(meta: bytes, nbytes: int, reason: str) -> N
 @given(st.binary(max_size=300), st.integers(0, 300))
 @settings(max_examples=500, deadline=None)
 def test_garbage_is_refused_or_is_a_message(meta: bytes, nbytes: int) -> None:
-    try:
+    with contextlib.suppress(PeerError):
         assert isinstance(decode(meta, memoryview(bytearray(nbytes)), peer="p"), Message)
-    except PeerError:
-        pass
 
 
 def test_a_message_with_a_graph_is_refused() -> None:
