@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import isnan
 
 import torch
 from torch import Tensor
 
 from attacks.base import Guess
 from audits import statistics
-from audits.leakage import Baseline, Group, Leakage
+from audits.leakage import Baseline, By, Group, Leakage
 from audits.statistics import Interval, Null
 from audits.truth import Truth
 
@@ -75,10 +76,10 @@ class Case:
             column=guess.column,
             metric=metric,
             value=value,
-            chance=chance.value,
+            chance=number(chance.value),
             chance_is=chance.name,
-            low=within.low,
-            high=within.high,
+            low=number(within.low),
+            high=number(within.high),
             interval=within.method,
             n=n,
             unit=unit,
@@ -122,10 +123,17 @@ class Case:
         return groups("class", {str(int(c)): truth == c for c in truth.unique() if c >= 0}, of)
 
 
-def groups(by: str, masks: Mapping[str, Tensor], of: Of) -> tuple[Group, ...]:
+def groups(by: By, masks: Mapping[str, Tensor], of: Of) -> tuple[Group, ...]:
     """A Group for each mask whose part has a value."""
     found = {name: of(mask.nonzero().flatten()) for name, mask in masks.items()}
-    return tuple(Group(by, name, p[0], p[1].low, p[1].high, p[2]) for name, p in found.items() if p is not None)  # type: ignore[arg-type]
+    return tuple(
+        Group(by, name, p[0], number(p[1].low), number(p[1].high), p[2]) for name, p in found.items() if p is not None
+    )
+
+
+def number(value: float) -> float | None:
+    """None for what is not a number, so that no file carries a NaN."""
+    return None if isnan(value) else value
 
 
 def per_record(values: Tensor, guess: Guess, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+By = Literal["class", "site", "worst tenth", "epoch"]
 Goal = Literal["label", "input", "attribute", "membership", "distinguish", "traffic"]
 
 
@@ -77,11 +78,11 @@ METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric
 class Group:
     """The same metric on a part of the rows: of a class, of a site, or the tenth that fared worst."""
 
-    by: Literal["class", "site", "worst tenth", "epoch"]
+    by: By
     name: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
 
@@ -98,8 +99,9 @@ class Baseline:
 class Leakage:
     """How much one attack of one threat learnt, by one metric.
 
-    chance: the best that was reached without any message, and `chance_is` by what; low, high: the interval at 95%;
-    n of `unit`s; p: the permutation (or binomial) p-value against chance, None where there is no null.
+    chance: the best that was reached without any message, and `chance_is` by what (None: nothing was held against it);
+    low, high: the interval at 95%, None where n is too small for one; n of `unit`s; p: the permutation, paired or
+    binomial p-value against chance, None where there is no null.
     """
 
     attack: str
@@ -108,10 +110,10 @@ class Leakage:
     column: str
     metric: str
     value: float
-    chance: float
+    chance: float | None
     chance_is: str
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     interval: str
     n: int
     unit: str = "records"
@@ -123,25 +125,24 @@ class Leakage:
 
     @property
     def score(self) -> float | None:
-        """0: no better than chance; 1: everything. None where the metric has no bound."""
-        return self._scored(self.value)
+        """0: no better than chance; 1: everything. None where it has no bound or no chance level."""
+        ideal = METRICS[self.metric].ideal
+        if ideal is None or self.chance is None or ideal == self.chance:
+            return None
+        return min(1.0, max(0.0, (self.value - self.chance) / (ideal - self.chance)))
 
     @property
-    def pessimistic(self) -> float:
-        """The end of the interval that is worse for the patient, which is what a gate reads."""
+    def pessimistic(self) -> float | None:
+        """The end of the interval that is worse for the patient, which is what a gate reads; None: no evidence."""
         return self.high if METRICS[self.metric].more else self.low
 
     @property
     def leaks(self) -> bool:
-        """Whether the whole interval lies beyond chance."""
-        better = self.low > self.chance if METRICS[self.metric].more else self.high < self.chance
-        return better and (self.p is None or self.p <= 0.05)
-
-    def _scored(self, value: float) -> float | None:
-        ideal = METRICS[self.metric].ideal
-        if ideal is None or ideal == self.chance:
-            return None
-        return min(1.0, max(0.0, (value - self.chance) / (ideal - self.chance)))
+        """Whether the whole interval lies beyond chance, and its p-value (where there is one) at most 0.05."""
+        if self.low is None or self.high is None or self.chance is None:
+            return False
+        beyond = self.low > self.chance if METRICS[self.metric].more else self.high < self.chance
+        return beyond and (self.p is None or self.p <= 0.05)
 
 
 def worst(leakages: Iterable[Leakage]) -> Leakage | None:

@@ -6,7 +6,7 @@ the index. The same class reads back what a finished run left. It knows no other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -127,6 +127,13 @@ class Transcript:
         for r in self:
             copy.append(r.direction, r.peer, Message(r.kind, r.edge, r.stamp, r.tensors, r.facts))
         copy.flush()
+
+    @classmethod
+    def of(cls, party: str, records: Iterable[Record]) -> Transcript:
+        """A transcript in memory of these records, in their order."""
+        transcript = cls(party)
+        transcript._records = list(records)
+        return transcript
 
     @classmethod
     def load(cls, folder: Path, party: str | None = None) -> Transcript:

@@ -1,0 +1,212 @@
+"""The privacy audit of a finished run: attacks x threats. Every cell ran, or says why it did not apply or failed.
+
+Nothing is left out in silence: an attack that could not run is a cell too, with its reason, and a gate that asks for it
+fails. The truth is used to score, after the attack has answered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from attacks.base import Attack, Guess, NotApplicable
+from attacks.catalogue import attack as configured
+from attacks.catalogue import catalogue
+from audits import score_inputs
+from audits.baselines import rivals
+from audits.config import AuditSpec
+from audits.evidence import Case, Rival
+from audits.finished import Finished
+from audits.gallery import Gallery, gallery
+from audits.leakage import Goal, Leakage
+from audits.score import score
+from audits.views import empty_handed, view_of
+from secsplit import __version__
+from secsplit.errors import RunError, nearest
+from secsplit.rundir import write_atomically
+from secsplit.schedule import derive
+from secsplit.threat import Behaviour, Threat, View
+
+AUDIT = "audit.json"
+SCHEMA_VERSION = "1.0"
+NOISE = "the same attack on noise in place of messages"
+
+Status = Literal["ran", "not applicable", "failed"]
+Tell = Callable[[int, int, str], None]  # (cells done, cells in all, what comes next)
+
+
+class Frozen(BaseModel):
+    """A value of the audit's file: unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ThreatFacts(Frozen):
+    """An adversary as the report tells of it."""
+
+    name: str
+    who: tuple[str, ...]
+    behaviour: Behaviour
+    knows: tuple[str, ...]
+    clues: int
+    pairs: int
+    aux: int
+
+
+class Cell(Frozen):
+    """One attack by one threat. because: why it did not run; uses: what it used of what the threat knows."""
+
+    attack: str
+    paper: str
+    goal: Goal
+    threat: str
+    status: Status
+    because: str = ""
+    uses: tuple[str, ...] = ()
+    leakages: tuple[Leakage, ...] = ()
+    facts: dict[str, float | int | str] = {}
+    gallery: Gallery | None = None
+    cpu_seconds: float = 0.0
+
+
+class Audit(Frozen):
+    """All cells of one run. digest: of the run that was audited."""
+
+    schema_version: str = SCHEMA_VERSION
+    secsplit: str = __version__
+    digest: str
+    seed: int
+    threats: tuple[ThreatFacts, ...]
+    cells: tuple[Cell, ...]
+    hidden: bool  # reconstructions were made and are not shown, for they are of real patients
+    cpu_seconds: float
+
+    @property
+    def leakages(self) -> tuple[Leakage, ...]:
+        return tuple(leak for cell in self.cells for leak in cell.leakages)
+
+    def belongs_to(self, digest: str) -> None:
+        """Raises RunError where it is the audit of another run."""
+        if self.digest != digest:
+            raise RunError(f"the audit is of run {self.digest[:16]}, expected {digest[:16]}; audit this run anew")
+
+    def save(self, folder: Path) -> Path:
+        """Write it to the run's folder."""
+        path = folder / AUDIT
+        write_atomically(path, self.model_dump_json(indent=1).encode())
+        return path
+
+    @classmethod
+    def load(cls, folder: Path) -> Audit:
+        """Read it back. Raises RunError where it is missing or no audit of this version."""
+        path = folder / AUDIT
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise RunError(f"{path}: not audited yet; run 'secsplit audit {folder}' first") from None
+        except ValueError as error:
+            raise RunError(f"{path}: not an audit of version {SCHEMA_VERSION}: {error}") from None
+
+
+def audit(finished: Finished, spec: AuditSpec, tell: Tell = lambda done, of, what: None) -> Audit:
+    """Run every attack of every threat over what that threat saw. Raises RunError where nothing could be attacked."""
+    threats, attacks = spec.adversaries(finished.run.topology), chosen(spec)
+    plan = [(threat, each) for threat in threats for each in attacks]
+    if not plan:
+        raise RunError("audit: no attack and threat to run, and an empty audit says nothing; see audit.attacks")
+    began, cells = time.process_time(), []
+    auditor = _Auditor(finished, spec)
+    for done, (threat, each) in enumerate(plan):
+        tell(done, len(plan), f"{each.name} by {threat.name}")
+        cells.append(auditor.cell(each, threat))
+    hidden = finished.truth.real_patients and not spec.reveal
+    return Audit(
+        digest=finished.run.digest().hex(), seed=spec.seed, threats=tuple(_facts(t) for t in threats),
+        cells=tuple(cells), hidden=hidden and any(c.goal == "input" and c.status == "ran" for c in cells),
+        cpu_seconds=time.process_time() - began,
+    )  # fmt: skip
+
+
+def chosen(spec: AuditSpec) -> tuple[Attack, ...]:
+    """The attacks that the spec names, configured. Raises RunError for an unknown name or option."""
+    known = catalogue()
+    for name in (*spec.skip, *spec.options):
+        if name not in known:
+            raise RunError(f"audit: there is no attack {name!r}; {nearest(name, known)}")
+    names = known if "all" in spec.attacks else dict.fromkeys(spec.attacks)
+    return tuple(configured(name, **spec.options.get(name, {})) for name in names if name not in spec.skip)
+
+
+class _Auditor:
+    """Keeps the views, which cells of one threat share."""
+
+    def __init__(self, finished: Finished, spec: AuditSpec) -> None:
+        self.finished, self.spec = finished, spec
+        self.views: dict[str, View] = {}
+
+    def view(self, threat: Threat) -> View:
+        if threat.name not in self.views:
+            self.views[threat.name] = view_of(self.finished, threat, seed=self.spec.seed)
+        return self.views[threat.name]
+
+    def coins(self, each: Attack, threat: Threat, what: str = "attack") -> torch.Generator:
+        """Randomness of a cell's own: neither the order of the cells nor what else runs changes it."""
+        return torch.Generator().manual_seed(derive(self.spec.seed, what, each.name, threat.name))
+
+    def cell(self, each: Attack, threat: Threat) -> Cell:
+        """Run and score one attack; what goes wrong becomes the cell's reason."""
+        cell = Cell(
+            attack=each.name, paper=each.paper, goal=each.goal, threat=threat.name, status="not applicable",
+            uses=tuple(sorted(each.needs.knows)),
+        )  # fmt: skip
+        if reason := each.why_not(self.finished.run.topology, threat):
+            return cell.model_copy(update={"because": reason})
+        began = time.process_time()
+        try:
+            update = self.outcome(each, threat)
+        except NotApplicable as reason:
+            return cell.model_copy(update={"because": str(reason)})
+        except Exception as error:
+            update = {"status": "failed", "because": f"{type(error).__name__}: {error}"}
+        return cell.model_copy(update={**update, "cpu_seconds": time.process_time() - began})
+
+    def outcome(self, each: Attack, threat: Threat) -> dict[str, object]:
+        view, truth = self.view(threat), self.finished.truth
+        guess = each.infer(view, coins=self.coins(each, threat))
+        case = Case(truth, self.coins(each, threat, "score"), each.name, threat.name, (), self.finished.epochs)
+        if guess.goal == "input":
+            guess = score_inputs.evaluated(case, guess)
+        case = replace(case, rivals=(*rivals(view, guess, truth), *self.control(each, threat, view, guess)))
+        leakages = score(case, guess)
+        if not leakages:
+            return {
+                "status": "failed",
+                "because": "it guessed about no row that can be scored",
+                "facts": dict(guess.facts),
+            }
+        show = each.goal == "input" and (self.spec.reveal or not truth.real_patients)
+        picture = gallery(case, guess, view, count=self.spec.gallery) if show else None
+        return {"status": "ran", "leakages": leakages, "facts": dict(guess.facts), "gallery": picture}
+
+    def control(self, each: Attack, threat: Threat, view: View, guess: Guess) -> Iterable[Rival]:
+        """The attack empty-handed, about the same rows; an attack that breaks on noise learnt nothing from it."""
+        if not self.spec.control:
+            return ()
+        try:
+            blind = each.infer(empty_handed(view, seed=self.spec.seed), coins=self.coins(each, threat))
+        except (NotApplicable, ValueError, ArithmeticError, RuntimeError):
+            return ()
+        return (Rival(NOISE, blind),)
+
+
+def _facts(threat: Threat) -> ThreatFacts:
+    return ThreatFacts(
+        name=threat.name, who=threat.who, behaviour=threat.behaviour, knows=tuple(sorted(threat.knows)),
+        clues=threat.clues, pairs=threat.pairs, aux=threat.aux,
+    )  # fmt: skip

@@ -1,0 +1,279 @@
+"""The report as data: its fourteen sections, each with an id that the page, the PDF and the JSON share.
+
+This is the single source: the page is rendered from the JSON and from nothing else. Fields that only the controller can
+fill stay None and are shown empty. The JSON schema is published beside every report (`report.schema.json`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from audits.findings import Finding, Severity
+from audits.privacy import Cell, Frozen, ThreatFacts
+
+SCHEMA_VERSION = "1.0"
+State = Literal["pass", "fail", "not run"]
+
+
+class FreeText(Frozen):
+    """A question that only the controller can answer."""
+
+    id: str
+    question: str
+    reference: str
+    answer: str | None = None
+
+
+class Gate(Frozen):
+    """One rule of a policy and what became of it."""
+
+    id: str
+    state: State
+    severity: Severity
+    text: str
+    remedy: str = ""
+
+
+class Verdict(Frozen):
+    """1. In sentences that a data-protection officer can quote."""
+
+    state: State
+    headline: str
+    sentences: tuple[str, ...]
+    gates: tuple[Gate, ...] = ()
+    policy: str | None = None
+
+
+class PartyFacts(Frozen):
+    name: str
+    role: str
+    segments: tuple[str, ...]
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+class Flow(Frozen):
+    """One tensor that crossed from a party to another, over the whole run. shape: of one message (batch first)."""
+
+    sender: str
+    receiver: str
+    kind: str
+    title: str
+    about: str
+    edge: str
+    tensor: str
+    dtype: str
+    shape: tuple[int, ...]
+    messages: int
+    bytes: int
+
+
+class Node(Frozen):
+    """A segment in the drawing of the topology."""
+
+    name: str
+    role: str
+    column: int  # distance from the data
+    inputs: tuple[str, ...]
+
+
+class Scope(Frozen):
+    """2. Who takes part, and what leaves each site."""
+
+    topology: str
+    about: str
+    method: str
+    method_about: str
+    parties: tuple[PartyFacts, ...]
+    nodes: tuple[Node, ...]
+    flows: tuple[Flow, ...]
+    recorded: str  # what of the messages was kept for the audit
+
+
+class Site(Frozen):
+    name: str
+    train: int
+    test: int
+    classes: dict[str, dict[str, int]]  # label -> class -> training records
+
+
+class Data(Frozen):
+    """4. Whose data, how much of it, and how it is shared among the sites."""
+
+    name: str
+    source: str
+    licence: str
+    about: str
+    real_patients: bool
+    unit: str
+    features: int
+    sites: tuple[Site, ...]
+
+
+class ThreatText(ThreatFacts):
+    """5. An adversary, in words."""
+
+    behaves: str
+    knowledge: tuple[str, ...]
+
+
+class Link(Frozen):
+    """A channel as one of its ends tells of it."""
+
+    party: str
+    peer: str
+    suite: str
+    own_fingerprint: str
+    peer_fingerprint: str
+    bytes_sent: int
+    bytes_received: int
+    rekeys: int
+    refused: int
+    padded: bool
+
+
+class Channel(Frozen):
+    """6. How the messages were protected on the way."""
+
+    encrypted: bool
+    about: str
+    links: tuple[Link, ...]
+    still_visible: tuple[str, ...]
+
+
+class Claim(Frozen):
+    """A claim of differential privacy, as its ledger has it."""
+
+    party: str
+    mechanism: str
+    protects: str
+    against: str
+    adjacency: str
+    epsilon: float | None  # None: vacuous
+    delta: float
+    releases: int
+    accountant: str
+    not_covered: tuple[str, ...]
+
+
+class Dp(Frozen):
+    """7. What is proven, and of what it is not."""
+
+    claims: tuple[Claim, ...]
+    about: str
+
+
+class LeakageSection(Frozen):
+    """8. What the attacks found. hidden: reconstructions of real patients were made and are not shown."""
+
+    worst_label: str | None  # JSON pointer of the worst figure about labels
+    worst_input: str | None
+    cells: tuple[Cell, ...]
+    hidden: bool
+    seed: int
+    cpu_seconds: float
+
+
+class Utility(Frozen):
+    """One objective as its party judged it on test records."""
+
+    party: str
+    objective: str
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    interval: str
+    n: int
+    loss: float | None
+    history: tuple[float, ...]  # accuracy by epoch
+
+
+class UtilitySection(Frozen):
+    """9. What the trained network is worth."""
+
+    results: tuple[Utility, ...]
+    not_measured: tuple[str, ...]
+
+
+class Traffic(Frozen):
+    """Bytes that crossed in one part of the run."""
+
+    first_step: int
+    last_step: int
+    forward: int  # smashed data, outputs, labels
+    backward: int  # gradients
+    other: int  # weights and control messages
+
+
+class Cost(Frozen):
+    """10. What it took."""
+
+    bytes: int
+    messages: int
+    timeline: tuple[Traffic, ...]
+    not_measured: tuple[str, ...]
+
+
+class Hazard(Frozen):
+    """A line of the checklist. state: what this audit can say of it."""
+
+    id: str
+    question: str
+    source: str
+    state: Literal["assessed", "open", "for the controller"]
+    text: str
+
+
+class Residual(Frozen):
+    """11. What remains."""
+
+    findings: tuple[Finding, ...]
+    hazards: tuple[Hazard, ...]
+
+
+class Reproduction(Frozen):
+    """12. How to come to the same numbers."""
+
+    digest: str
+    command: str
+    seed: int
+    audit_seed: int
+    threads: int
+    versions: dict[str, str]
+    run_file: str
+
+
+class SignOff(Frozen):
+    """13. For the people who answer for it."""
+
+    fields: tuple[FreeText, ...]
+    triggers: tuple[str, ...]
+
+
+class Term(Frozen):
+    term: str
+    meaning: str
+
+
+class Report(Frozen):
+    """The whole report, in the order it is read."""
+
+    schema_version: str = SCHEMA_VERSION
+    title: str
+    made: str = Field(description="UTC, ISO 8601")
+    verdict: Verdict
+    scope: Scope
+    purpose: tuple[FreeText, ...]
+    data: Data
+    threats: tuple[ThreatText, ...]
+    channel: Channel
+    dp: Dp
+    leakage: LeakageSection
+    utility: UtilitySection
+    cost: Cost
+    residual: Residual
+    reproduction: Reproduction
+    sign_off: SignOff
+    glossary: tuple[Term, ...]

@@ -1,0 +1,202 @@
+"""What one adversary saw of a finished run: a `View`, and nothing beyond it. And the same view with noise for messages.
+
+The noise view is the empty-handed control: all that the adversary knows beforehand, and messages of the right shape and
+scale that say nothing. An attack that does as well on it learnt nothing from the messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from audits.finished import Finished
+from secsplit.assemble import shard_of
+from secsplit.errors import RunError, nearest
+from secsplit.message import Kind
+from secsplit.schedule import derive
+from secsplit.threat import Known, Knows, Snapshot, Threat, View
+from secsplit.transcript import Record, Transcript
+
+
+def view_of(finished: Finished, threat: Threat, *, seed: int = 0) -> View:
+    """What `threat` saw and was granted. Clues and pairs are drawn by `seed`, the same for every attack.
+
+    Raises RunError for a role that the topology does not have, or whose transcript is not here.
+    """
+    run, truth = finished.run, finished.truth
+    for role in threat.who:
+        if role not in run.topology.roles:
+            raise RunError(f"threat {threat.name!r}: no role {role!r} here; {nearest(role, run.topology.roles)}")
+    names = [party for role in threat.who for party in run.parties(role)]
+    for name in names:
+        if name not in finished.transcripts:
+            raise RunError(f"threat {threat.name!r}: the transcript of {name!r} is not here; was record = 'off'?")
+    theirs = [segment.name for segment in run.topology.order if segment.role not in threat.who]
+    grants = _Grants(finished, threat, seed)
+    return View(
+        topology=run.topology,
+        roles=threat.who,
+        transcripts={name: finished.transcripts[name] for name in names},
+        models=dict(_models(finished, threat)),
+        own={cast: _own(finished, threat, cast) for cast in range(len(run.casts))},
+        classes=truth.classes,
+        order=finished.order,
+        aux=grants.aux() if Knows.AUX in threat.knows else None,
+        clues=grants.clues() if Knows.CLUES in threat.knows else None,
+        pairs=grants.pairs() if Knows.PAIRS in threat.knows else None,
+        prior=grants.prior() if Knows.PRIOR in threat.knows else {},
+        query={name: grants.query(name) for name in theirs} if Knows.QUERY in threat.knows else {},
+        architecture={name: grants.blank(name) for name in theirs} if Knows.ARCHITECTURE in threat.knows else {},
+        weights={name: grants.trained(name) for name in theirs} if Knows.WEIGHTS in threat.knows else {},
+    )
+
+
+def _models(finished: Finished, threat: Threat) -> Iterator[tuple[str, tuple[Snapshot, ...]]]:
+    run = finished.run
+    for segment in run.topology.order:
+        if segment.role not in threat.who:
+            continue
+        yield segment.name, finished.snapshots(finished.holder(segment.role), segment.name)
+        if run.method.client_side == "unique" and segment.role in run.cohort_roles:
+            for cast in range(len(run.casts)):
+                party = run.casts[cast][segment.role]
+                yield f"{segment.name}@{cast}", finished.snapshots(party, segment.name)
+
+
+def _own(finished: Finished, threat: Threat, cast: int) -> Known:
+    """The records that the coalition itself holds, as its own defenses left them or as they are."""
+    run = finished.run
+    inputs: dict[str, Tensor] = {}
+    labels: dict[str, Tensor] = {}
+    for role in threat.who:
+        shard = shard_of(run, run.casts[cast][role], cast)
+        inputs |= shard.inputs.get("train", {})
+        labels |= shard.labels.get("train", {})
+    n = next((len(t) for t in [*inputs.values(), *labels.values()]), 0)
+    return Known(inputs, labels, torch.full((n,), cast), torch.arange(n))
+
+
+class _Grants:
+    """What a threat knows beyond its own: drawn once from the truth, by a seed of its own."""
+
+    def __init__(self, finished: Finished, threat: Threat, seed: int) -> None:
+        self.finished, self.threat, self.truth = finished, threat, finished.truth
+        self.seed = seed
+
+    def coins(self, what: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derive(self.seed, "threat", what))
+
+    def aux(self) -> Known:
+        outside, most = self.finished.outside, self.threat.aux
+        n = next((len(t) for t in outside.inputs.values()), 0)
+        rows = torch.randperm(n, generator=self.coins("aux"))[: most or n]
+        inputs = {name: column[rows] for name, column in outside.inputs.items()}
+        return Known(inputs, {name: column[rows] for name, column in outside.labels.items()})
+
+    def clues(self) -> Known:
+        """The true labels of `threat.clues` private records of each class, over all casts together."""
+        column, cast, position = self._private_labels()
+        y, coins = column[next(iter(column))], self.coins("clues")
+        picked = []
+        for name, values in column.items():
+            classes = values.unique() if self.truth.classes.get(name, 0) else [None]
+            for c in classes:
+                rows = (values == c if c is not None else torch.ones_like(y, dtype=torch.bool)).nonzero().flatten()
+                rows = rows[: 0 if c is not None and int(c) < 0 else None]
+                picked.append(rows[torch.randperm(len(rows), generator=coins)[: self.threat.clues]])
+        rows = torch.cat(picked).unique()
+        return Known({}, {name: values[rows] for name, values in column.items()}, cast[rows], position[rows])
+
+    def pairs(self) -> Known:
+        """`threat.pairs` private records with their inputs."""
+        casts = self.truth.casts
+        columns = {name: torch.cat([self.truth.inputs[c][name] for c in casts]) for name in self.truth.inputs[0]}
+        cast, position = self._places()
+        rows = torch.randperm(len(cast), generator=self.coins("pairs"))[: self.threat.pairs]
+        return Known({name: values[rows] for name, values in columns.items()}, {}, cast[rows], position[rows])
+
+    def prior(self) -> Mapping[str, Tensor]:
+        column, _, _ = self._private_labels()
+        found = {}
+        for name, values in column.items():
+            if (classes := self.truth.classes.get(name, 0)) and values.ndim == 1:
+                counts = values[values >= 0].bincount(minlength=classes).double()
+                found[name] = (counts / counts.sum()).float()
+        return found
+
+    def query(self, segment: str) -> Callable[[Tensor], Tensor]:
+        module = self.trained(segment)().eval().requires_grad_(False)
+
+        def answer(x: Tensor) -> Tensor:
+            with torch.no_grad():
+                made = module(x)
+            return torch.as_tensor(made[0] if isinstance(made, tuple) else made)
+
+        return answer
+
+    def blank(self, segment: str) -> Callable[[], nn.Module]:
+        """The architecture with weights of its own: those that the run began with are not given away."""
+        module, seed = self.finished.modules[segment], derive(self.seed, "blank", segment)
+
+        def make() -> nn.Module:
+            fresh = deepcopy(module)
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                for layer in fresh.modules():
+                    if callable(reset := getattr(layer, "reset_parameters", None)):
+                        reset()
+            return fresh
+
+        return make
+
+    def trained(self, segment: str) -> Callable[[], nn.Module]:
+        role = self.finished.run.topology[segment].role
+        snapshots = self.finished.snapshots(self.finished.holder(role), segment)
+        if not snapshots:
+            raise RunError(f"threat {self.threat.name!r}: no weights of segment {segment!r} lie here")
+        return snapshots[-1].make
+
+    def _private_labels(self) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        casts = self.truth.casts
+        columns = {name: torch.cat([self.truth.labels[c][name] for c in casts]) for name in self.truth.labels[0]}
+        return columns, *self._places()
+
+    def _places(self) -> tuple[Tensor, Tensor]:
+        sizes = [(cast, self.finished.schedule.sizes[cast]["train"]) for cast in self.truth.casts]
+        cast = torch.cat([torch.full((n,), cast) for cast, n in sizes])
+        return cast, torch.cat([torch.arange(n) for _, n in sizes])
+
+
+def empty_handed(view: View, *, seed: int = 0) -> View:
+    """The same view with noise in place of every message: normal numbers of the same mean and spread, labels at random.
+
+    Reading a record twice gives the same noise.
+    """
+    noisy = {
+        party: Transcript.of(
+            party, [_noise(record, derive(seed, "noise", party, record.index)) for record in transcript]
+        )
+        for party, transcript in view.transcripts.items()
+    }
+    return replace(view, transcripts=noisy)
+
+
+def _noise(record: Record, seed: int) -> Record:
+    def load() -> Mapping[str, Tensor]:
+        coins = torch.Generator().manual_seed(seed)
+        return {name: _unlike(tensor, coins) for name, tensor in record.tensors.items()}
+
+    return record if record.kind is Kind.CONTROL else replace(record, load=load)
+
+
+def _unlike(tensor: Tensor, coins: torch.Generator) -> Tensor:
+    if not tensor.is_floating_point():
+        flat = tensor.flatten()
+        return flat[torch.randint(max(1, len(flat)), flat.shape, generator=coins)].reshape(tensor.shape)
+    noise = torch.randn(tensor.shape, generator=coins, dtype=torch.float64)
+    spread = float(tensor.double().std()) if tensor.numel() > 1 else 0.0
+    return (noise * spread + float(tensor.double().mean())).to(tensor.dtype)
