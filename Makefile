@@ -31,7 +31,7 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/bandit -q -c pyproject.toml -r channels secsplit attacks audits
+	$(BIN)/bandit -q -ll -c pyproject.toml -r channels secsplit attacks audits
 
 format: .venv/dev
 	$(BIN)/ruff format .

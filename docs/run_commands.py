@@ -2,7 +2,7 @@
 
     python docs/run_commands.py README.md
 
-A block runs in one shell at the repository's root with .venv/bin first on the PATH. Blocks that make what exists already
+A block runs in one shell at the root with .venv/bin first on the PATH. Blocks that make what exists already
 (`make demo`, `make test`) are run by continuous integration itself and are marked ```sh ci here.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -78,7 +79,7 @@ def optimizer_of(spec: OptimizerSpec) -> Callable[[Iterable[nn.Parameter]], torc
         "rmsprop": torch.optim.RMSprop,
         "adagrad": torch.optim.Adagrad,
     }
-    options: dict[str, float | tuple[float, float]] = {"lr": spec.lr, "weight_decay": spec.weight_decay}
+    options: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay}
     if spec.name in ("sgd", "rmsprop"):
         options["momentum"] = spec.momentum
     if spec.betas is not None and spec.name in ("adam", "adamw"):

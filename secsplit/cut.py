@@ -164,8 +164,8 @@ def _counted(edges: list[str]) -> str:
 def _work_on_copies(pieces: list[fx.GraphModule], example: Tensor) -> None:
     """Let a piece that changes in place what it is given change a copy of it instead.
 
-    Found by running it: PyTorch counts the writes to a tensor, through whatever view of it they come. So a received leaf
-    that requires gradients may be given to it, and a recorded message stays what was sent.
+    Found by running it: PyTorch counts the writes to a tensor, through whatever view of it they come. So a received
+    leaf that requires gradients may be given to it, and a recorded message stays what was sent.
     """
     values: tuple[Tensor, ...] = (example,)
     for piece in pieces:

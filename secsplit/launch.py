@@ -171,5 +171,5 @@ def _failure(members: Mapping[str, Member], failed: list[str]) -> Exception:
     error = PeerError(first, words + (f" (also {others})" if others else ""))
     code = members[first].process.returncode
     if code is not None and code > 0:
-        error.exit_code = code  # type: ignore[misc]
+        error.exit_code = code
     return error

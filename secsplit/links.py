@@ -1,4 +1,4 @@
-"""Sessions (or bare channels) as `serve` wants them: messages, sent and received on threads of their own beside the party's compute.
+"""Sessions (or bare channels) as `serve` wants them: messages, sent and received on threads beside the compute.
 
 This is where messages become bytes. It knows channels, not how they came to be (`network` does that).
 """

@@ -133,7 +133,7 @@ class Walk:
             return
         leaf = output.detach().requires_grad_()
         loss = LOSSES[objective.loss](leaf, target) * (self.share * objective.weight)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         gradient = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
         self.party.judge.lost(objective, loss.detach() / self.share, labelled(target))
         if maker == me:

@@ -67,12 +67,13 @@ def test_what_is_wrong_is_named(tmp_path, old: str, new: str, reason: str) -> No
 
 
 def test_a_missing_file_is_named(tmp_path) -> None:
-    with pytest.raises(RunError, match="none.toml: no such run file"):
+    with pytest.raises(RunError, match=r"none.toml: no such run file"):
         load(tmp_path / "none.toml")
 
 
 def test_unequal_cohorts_are_refused() -> None:
-    parties = {"r1": "radiology", "r2": "radiology", "r3": "radiology", "p1": "pathology", "p2": "pathology", "s": "server"}
+    parties = {"r1": "radiology", "r2": "radiology", "r3": "radiology", "p1": "pathology", "p2": "pathology"}
+    parties["s"] = "server"
     tables = {
         "topology": {"name": "vertical"},
         "data": {"modalities": {"radiology": "left", "pathology": "right"}},
@@ -99,7 +100,14 @@ def digest(tmp_path, *overrides: str) -> bytes:
 
 @pytest.mark.parametrize(
     "override",
-    ["train.epochs=3", "train.seed=1", "topology.labels=server", "optimizer.lr=0.5", "data.limit=10", "method.name=sl-ac"],
+    [
+        "train.epochs=3",
+        "train.seed=1",
+        "topology.labels=server",
+        "optimizer.lr=0.5",
+        "data.limit=10",
+        "method.name=sl-ac",
+    ],
 )
 def test_what_must_be_agreed_changes_the_digest(tmp_path, override: str) -> None:
     assert digest(tmp_path, override) != digest(tmp_path)
@@ -107,7 +115,13 @@ def test_what_must_be_agreed_changes_the_digest(tmp_path, override: str) -> None
 
 @pytest.mark.parametrize(
     "override",
-    ['parties.compute.address="10.0.0.1:7000"', "data.path=/elsewhere", "train.threads=2", "audit.attacks=[]", "name=other"],
+    [
+        'parties.compute.address="10.0.0.1:7000"',
+        "data.path=/elsewhere",
+        "train.threads=2",
+        "audit.attacks=[]",
+        "name=other",
+    ],
 )
 def test_what_is_each_sites_own_does_not(tmp_path, override: str) -> None:
     assert digest(tmp_path, override) == digest(tmp_path)
