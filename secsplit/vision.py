@@ -31,9 +31,9 @@ def load() -> ModuleType:
             raise
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # what the failed import left half done
-    declared = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    declared = torch.library.Library("torchvision", "DEF")
     for schema in (NMS, QNMS):
-        declared.define(schema)  # type: ignore[no-untyped-call]
+        declared.define(schema)
     return quietly_import()
 
 
