@@ -7,10 +7,9 @@ gives no formal guarantee says so (`guarantee`), and no release of its own is ev
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol, overload
+from typing import Literal, Protocol, overload
 
 import torch
 from torch import Tensor, nn
@@ -77,19 +76,16 @@ class Host(Protocol):
     labels: MutableMapping[tuple[int, str], Tensor]
 
 
-class Defense(ABC):
+class Defense:
     """One mechanism at one party; subclasses override the hooks they need and leave the others alone.
 
-    name: as in run files; paper: whose idea; guarantee: what is proven of it ("none" for measured controls).
+    Its `Spec` says how it is called, whose idea it is and what is proven of it.
     """
 
-    name: ClassVar[str]
-    paper: ClassVar[str]
-    guarantee: ClassVar[Guarantee]
-
-    @abstractmethod
     def covers(self, kind: Kind, edge: str) -> bool:
         """Whether this defense changes messages of that kind on that edge."""
+        del kind, edge
+        return False
 
     def prepare(self, host: Host) -> None:
         """Before the first step: wrap modules and optimizers, draw label noise once."""

@@ -7,12 +7,11 @@ exactly. Sound only where its weights never saw these records: pretrained on pub
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 from secsplit.defenses.base import Defense, Host
 from secsplit.defenses.noise import Noise
 from secsplit.defenses.spec import AtSegment
-from secsplit.message import Kind
 
 
 class FrozenSpec(AtSegment):
@@ -32,15 +31,8 @@ class FrozenSpec(AtSegment):
 class Frozen(Defense):
     """Switches off the gradient of a segment's weights before the first step."""
 
-    name: ClassVar[str] = "frozen"
-    paper: ClassVar[str] = ""
-    guarantee = "none"
-
     def __init__(self, spec: FrozenSpec) -> None:
         self.spec = spec
-
-    def covers(self, kind: Kind, edge: str) -> bool:
-        return False
 
     def prepare(self, host: Host) -> None:
         host.modules[self.spec.segment].requires_grad_(False)

@@ -11,19 +11,18 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import model_validator
 from torch import Tensor
 
 from secsplit.accounting import Adjacency, Charge, gaussian_mu
-from secsplit.defenses.base import DEPENDS, Defense, Outgoing
+from secsplit.defenses.base import DEPENDS, Outgoing
 from secsplit.defenses.frozen import FrozenSpec
 from secsplit.defenses.noise import MAX_SCALE, TAIL, Noise
-from secsplit.defenses.spec import AtCrossing, Positive, Spec
+from secsplit.defenses.spec import AtCrossing, OnMessage, Positive, Spec
 from secsplit.errors import RunError
-from secsplit.message import Kind
 from secsplit.topology import Topology
 
 INSIDE = 1 - 2.0**-22  # clip a hair inside C, so that float32 rounding cannot leave the ball
@@ -87,22 +86,15 @@ class GaussianSpec(AtCrossing):
         return Gaussian(self, noise)
 
 
-class Gaussian(Defense):
+class Gaussian(OnMessage[GaussianSpec]):
     """The mechanism at one edge. It holds no state but what it has sent once."""
 
-    name: ClassVar[str] = "gaussian"
-    paper: ClassVar[str] = GaussianSpec.paper
-    guarantee = "dp"
-
     def __init__(self, spec: GaussianSpec, noise: Noise) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self.step, self.scale = grid(spec.sigma * spec.clip)
         self._noise = noise
         self._sent: dict[str, _Sent] = {}
         self._memory = secrets.token_hex(4)  # of what was sent once; where it is lost, the ledger charges anew
-
-    def covers(self, kind: Kind, edge: str) -> bool:
-        return kind == self.spec.message and edge == self.spec.edge
 
     def outgoing(self, out: Outgoing) -> Tensor:
         """(batch, ...): clipped, noised, rescaled; its gradient is that of the clipped tensor."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -55,10 +55,6 @@ class LabelDPSpec(Spec):
 
 class LabelDP(Defense):
     """Replaces a column of training labels when its party is prepared; what is sent later is already noisy."""
-
-    name: ClassVar[str] = "label-dp"
-    paper: ClassVar[str] = LabelDPSpec.paper
-    guarantee = "label-dp"
 
     def __init__(self, spec: LabelDPSpec, noise: Noise, classes: int) -> None:
         self.spec = spec

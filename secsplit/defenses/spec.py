@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -71,6 +71,19 @@ class AtCrossing(Spec):
 
     def role(self, topology: Topology) -> str:
         return self.crossing(topology).sender
+
+
+S = TypeVar("S", bound=AtCrossing)
+
+
+class OnMessage(Defense, Generic[S]):
+    """A defense that changes the messages its table names, and no others."""
+
+    def __init__(self, spec: S) -> None:
+        self.spec = spec
+
+    def covers(self, kind: Kind, edge: str) -> bool:
+        return kind == self.spec.message and edge == self.spec.edge
 
 
 class AtSegment(Spec):
