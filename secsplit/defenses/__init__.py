@@ -11,14 +11,41 @@ from typing import Annotated, get_args
 from pydantic import Field
 
 from secsplit.defenses.base import Defense, Defenses, Incoming, Outgoing
+from secsplit.defenses.confidence import ConfidenceSpec
+from secsplit.defenses.dp_sgd import DPSGDSpec
+from secsplit.defenses.dropout import DropoutSpec
 from secsplit.defenses.frozen import FrozenSpec
 from secsplit.defenses.gaussian import GaussianSpec
+from secsplit.defenses.hijack import HijackSpec
+from secsplit.defenses.iso import IsoSpec
 from secsplit.defenses.label_dp import LabelDPSpec
+from secsplit.defenses.marvell import MarvellSpec
+from secsplit.defenses.max_norm import MaxNormSpec
 from secsplit.defenses.noise import Noise
+from secsplit.defenses.nopeek import NoPeekSpec
+from secsplit.defenses.prune import PruneSpec
+from secsplit.defenses.quantise import QuantiseSpec, SignSpec
 from secsplit.defenses.spec import Spec
+from secsplit.defenses.splitguard import SplitGuardSpec
 from secsplit.topology import Topology
 
-AnySpec = GaussianSpec | LabelDPSpec | FrozenSpec
+AnySpec = (
+    GaussianSpec
+    | DPSGDSpec
+    | LabelDPSpec
+    | FrozenSpec
+    | IsoSpec
+    | MarvellSpec
+    | MaxNormSpec
+    | NoPeekSpec
+    | PruneSpec
+    | QuantiseSpec
+    | SignSpec
+    | DropoutSpec
+    | ConfidenceSpec
+    | HijackSpec
+    | SplitGuardSpec
+)
 DefenseSpec = Annotated[AnySpec, Field(discriminator="kind")]
 SPECS: Mapping[str, type[Spec]] = {spec.model_fields["kind"].default: spec for spec in get_args(AnySpec)}
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from secsplit.defenses.base import Defense
 from secsplit.defenses.noise import Noise
-from secsplit.defenses.spec import Fraction, Spec
-from secsplit.errors import RunError, nearest
+from secsplit.defenses.spec import AtCut, Fraction, Spec
+from secsplit.errors import RunError
 from secsplit.topology import Topology
 
 
-class NoPeekSpec(Spec):
+class NoPeekSpec(AtCut):
     """kind = "nopeek": distance correlation between a segment's input and what it sends on `edge`, with weight a."""
 
     guarantee = "none"
@@ -29,17 +29,7 @@ class NoPeekSpec(Spec):
     about = "distance correlation added to the loss"
 
     kind: Literal["nopeek"] = "nopeek"
-    edge: str
     a: Fraction
-
-    def role(self, topology: Topology) -> str:
-        known = {edge.name: edge.source.role for edge in topology.edges if edge.crosses}
-        if self.edge not in known:
-            raise RunError(
-                f"defenses.edge: nopeek: no cut {self.edge!r} in topology {topology.name!r}; "
-                f"{nearest(self.edge, known)}"
-            )
-        return known[self.edge]
 
     def fits(self, topology: Topology, specs: Sequence[Spec], micro_batches: int) -> None:
         del topology, specs

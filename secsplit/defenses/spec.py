@@ -86,6 +86,27 @@ class OnMessage(Defense, Generic[S]):
         return kind == self.spec.message and edge == self.spec.edge
 
 
+class AtCut(Spec):
+    """A defense at a cut, applied by the role that sends smashed data over it."""
+
+    edge: str
+
+    def role(self, topology: Topology) -> str:
+        known = {edge.name: edge.source.role for edge in topology.edges if edge.crosses}
+        if self.edge not in known:
+            raise RunError(
+                f"defenses.edge: {self.kind}: no cut {self.edge!r} in topology {topology.name!r}; "
+                f"{nearest(self.edge, known)}"
+            )
+        return known[self.edge]
+
+    def needs_labels(self, topology: Topology) -> None:
+        """Raises RunError where the role that applies it holds no labels."""
+        role = self.role(topology)
+        if not topology.labels(role):
+            raise RunError(f"defenses.edge: {self.kind}: role {role!r} holds no labels, without which it cannot tell")
+
+
 class AtSegment(Spec):
     """A defense that acts on one segment's training."""
 
