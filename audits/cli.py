@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,41 +24,52 @@ def register(app: typer.Typer) -> None:
 
 def audit(target: Target, overrides: Overrides = None, as_json: Json = False) -> None:
     """Attack what a finished run really exchanged, and score it against the truth."""
-    from audits.config import audit_spec
-    from audits.finished import Finished
-    from audits.privacy import audit as run_audit
-
-    finished = Finished.open(folder_of(target, overrides or []))
-    with _progress() as tell:
-        found = run_audit(finished, audit_spec(finished.run), tell)
-    assert finished.folder is not None
-    path = found.save(finished.folder)
+    folder = folder_of(target, overrides or [])
+    found = audited(folder)
     if as_json:
         result_json(found.model_dump(mode="json"))
         return
     show(found)
-    result(f"audit: {path}")
-    say(f"write its report with: secsplit report {finished.folder}")
+    result(f"audit: {folder / 'audit.json'}")
+    say(f"write its report with: secsplit report {folder}")
 
 
 def report(folder: Folder, as_json: Json = False) -> None:
     """Write the report of an audited run: report.html and report.json."""
     import json
 
-    from audits.finished import Finished
-    from audits.privacy import Audit
-    from audits.report.assemble import report_of
-    from audits.report.write import write
-
-    audited = Audit.load(folder)
-    finished = Finished.open(folder)
-    audited.belongs_to(finished.run.digest().hex())
-    files = write(report_of(finished, audited), folder)
+    files = reported(folder)
     if as_json:
         result_json(json.loads(files[0].read_text()))
         return
     for file in files:
         result(str(file))
+
+
+def audited(folder: Path) -> Audit:
+    """Audit a finished run's folder, and leave the result there."""
+    from audits.config import audit_spec
+    from audits.finished import Finished
+    from audits.privacy import audit as run_audit
+
+    finished = Finished.open(folder)
+    with _progress() as tell:
+        found = run_audit(finished, audit_spec(finished.run), tell)
+    found.save(folder)
+    return found
+
+
+def reported(folder: Path) -> Sequence[Path]:
+    """Write the report of an audited run's folder; the files it wrote."""
+    from audits.finished import Finished
+    from audits.privacy import Audit
+    from audits.report.assemble import report_of
+    from audits.report.write import write
+
+    found = Audit.load(folder)
+    finished = Finished.open(folder)
+    found.belongs_to(finished.run.digest().hex())
+    return write(report_of(finished, found), folder)
 
 
 def folder_of(target: Path, overrides: list[str]) -> Path:

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from secsplit.config import Strict, explain
 from secsplit.errors import RunError
-from secsplit.run import Run, Strict, explain
+from secsplit.run import Run
 from secsplit.threat import Behaviour, Knows, Threat
 from secsplit.topology import Topology
 

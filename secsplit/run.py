@@ -16,25 +16,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from secsplit.config import Strict, explain
 from secsplit.datasets.spec import DataSpec
 from secsplit.defenses import DefenseSpec, check
 from secsplit.errors import RunError, TopologyError, nearest
 from secsplit.ledger import BudgetSpec
 from secsplit.message import Kind
 from secsplit.method import METHODS, ClientSide, Method
+from secsplit.models.spec import ModelSpec
 from secsplit.schedule import Schedule, Split
 from secsplit.topologies import named
 from secsplit.topology import Loss, Merge, Objective, Segment, Topology
 
 PROTOCOL = 1  # raised whenever two versions could misunderstand each other
-
-
-class Strict(BaseModel):
-    """A table of the run file: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SegmentSpec(Strict):
@@ -137,7 +133,7 @@ class RunFile(Strict):
     name: str = "run"
     topology: TopologySpec = TopologySpec()
     method: MethodSpec = MethodSpec()
-    model: dict[str, Any] = {}
+    model: ModelSpec = ModelSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
     train: TrainSpec = TrainSpec()
     data: DataSpec = DataSpec()
@@ -252,32 +248,6 @@ def parse(tables: Mapping[str, Any]) -> RunFile:
         return RunFile.model_validate(tables)
     except ValidationError as error:
         raise RunError("\n".join(explain(RunFile, problem, tables) for problem in error.errors())) from None
-
-
-def explain(model: type[BaseModel], problem: Any, tables: Mapping[str, Any]) -> str:
-    """One line for one of pydantic's problems: key, what came, what was expected, the nearest known key."""
-    where = [
-        str(part) for part in problem["loc"] if not str(part).startswith(("function-", "literal[", "constrained-"))
-    ]
-    key = ".".join(where)
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {nearest(where[-1], _known_keys(model, problem['loc'][:-1]))}"
-    if problem["type"] == "missing":
-        return f"{key}: missing; this key is required"
-    return f"{key}: got {problem['input']!r}; {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _known_keys(model: Any, location: Sequence[str | int]) -> list[str]:
-    """The keys of the table at `location`, found by walking the models' fields."""
-    for part in location:
-        fields = getattr(model, "model_fields", None)
-        if fields is not None:
-            field = fields.get(part)
-            model = field.annotation if field else None
-        inner = [a for a in getattr(model, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if inner and (fields is None or not hasattr(model, "model_fields")):
-            model = inner[0]
-    return list(getattr(model, "model_fields", {}))
 
 
 def _override(tables: dict[str, Any], text: str) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 
+from secsplit.config import Strict, explain
 from secsplit.errors import RunError
-from secsplit.run import explain
 
 
-class SegmentModel(BaseModel):
+class SegmentModel(Strict):
     """One ``[model.segments.NAME]`` table: what that segment is, whatever its place.
 
     ``mlp``: flattened, then a linear layer and ReLU for each width. ``conv``: a 3x3 convolution, normalisation, ReLU
@@ -19,13 +19,11 @@ class SegmentModel(BaseModel):
     layer to as many outputs as its objective wants.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     kind: Literal["mlp", "conv", "identity"] = "mlp"
     widths: tuple[PositiveInt, ...] = (64,)
 
 
-class ModelSpec(BaseModel):
+class ModelSpec(Strict):
     """The network. A chain of segments holds the named model, cut; a branching graph its first piece at each source.
 
     ``cut``: where, by module path; absent, the model's own places for so many cuts (the first and last of them, and
@@ -34,8 +32,6 @@ class ModelSpec(BaseModel):
     the U-Net's levels. ``hidden``: width of middle segments and heads in a branching graph. ``normalisation`` replaces
     every BatchNorm. ``stem``: ``cifar`` gives a ResNet a 3x3 first convolution and no first pooling, for small images.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = "mlp"
     cut: tuple[str, ...] = ()
