@@ -87,6 +87,7 @@ class View:
     classes: label column -> number of classes (0: regression), which is public;
     order: stamp -> (batch,) positions in the cast's records: the order is drawn from the run's seed, which every party
         knows, so whoever receives a batch can link rows over epochs;
+    asked: cast -> positions that the adversary is asked about, in order of preference (empty: any row it saw);
     aux, clues, pairs, prior, query, architecture, weights: granted by the threat, else None or empty.
         query/architecture/weights: victim's segment -> callable, untrained module maker, and snapshot maker.
     """
@@ -98,6 +99,7 @@ class View:
     own: Mapping[int, Known]
     classes: Mapping[str, int]
     order: Callable[[Stamp], Tensor]
+    asked: Mapping[int, Tensor] = field(default_factory=dict)
     aux: Known | None = None
     clues: Known | None = None
     pairs: Known | None = None
