@@ -39,8 +39,8 @@ def evaluated(case: Case, guess: Guess) -> Guess:
     """The rows that are scored: at most EVALUATED records a cast, the same for every attack."""
     keep = torch.zeros(len(guess.position), dtype=torch.bool)
     for cast in guess.cast.unique().tolist():
-        chosen = _chosen(len(case.truth.inputs[cast][guess.column]), EVALUATED)
-        keep |= (guess.cast == cast) & torch.isin(guess.position, chosen)
+        rows = chosen(len(case.truth.inputs[cast][guess.column]), EVALUATED)
+        keep |= (guess.cast == cast) & torch.isin(guess.position, rows)
     return kept(guess, keep)
 
 
@@ -115,7 +115,7 @@ def _pool(case: Case, guess: Guess) -> tuple[Tensor, Tensor]:
     casts = guess.cast.unique().tolist()
     for cast in casts:
         column = case.truth.inputs[cast][guess.column]
-        rows = _chosen(len(column), max(EVALUATED, POOL // len(casts)))
+        rows = chosen(len(column), max(EVALUATED, POOL // len(casts)))
         place = torch.full((len(column),), -1)
         place[rows] = torch.arange(len(rows)) + at
         mine = guess.cast == cast
@@ -125,6 +125,6 @@ def _pool(case: Case, guess: Guess) -> tuple[Tensor, Tensor]:
     return torch.cat(parts), index
 
 
-def _chosen(size: int, most: int) -> Tensor:
+def chosen(size: int, most: int) -> Tensor:
     """At most so many of 0..size-1: always the same ones, a smaller choice within a larger."""
     return torch.randperm(size, generator=torch.Generator().manual_seed(size))[:most]

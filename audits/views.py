@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from audits.finished import Finished
+from audits.score_inputs import EVALUATED, chosen
 from secsplit.assemble import shard_of
 from secsplit.errors import RunError, nearest
 from secsplit.message import Kind
@@ -45,6 +46,7 @@ def view_of(finished: Finished, threat: Threat, *, seed: int = 0) -> View:
         own={cast: _own(finished, threat, cast) for cast in range(len(run.casts))},
         classes=truth.classes,
         order=finished.order,
+        asked={cast: chosen(finished.schedule.sizes[cast]["train"], EVALUATED) for cast in truth.casts},
         aux=grants.aux() if Knows.AUX in threat.knows else None,
         clues=grants.clues() if Knows.CLUES in threat.knows else None,
         pairs=grants.pairs() if Knows.PAIRS in threat.knows else None,
