@@ -7,7 +7,7 @@ fails. The truth is used to score, after the attack has answered.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -114,9 +114,18 @@ class Audit(Frozen):
             raise RunError(f"{path}: not an audit of version {SCHEMA_VERSION}: {error}") from None
 
 
-def audit(finished: Finished, spec: AuditSpec, tell: Tell = lambda done, of, what: None) -> Audit:
-    """Run every attack of every threat over what that threat saw. Raises RunError where nothing could be attacked."""
-    threats, attacks = spec.adversaries(finished.run.topology), chosen(spec)
+def audit(
+    finished: Finished,
+    spec: AuditSpec,
+    tell: Tell = lambda done, of, what: None,
+    *,
+    attacks: Sequence[Attack] | None = None,
+) -> Audit:
+    """Run every attack of every threat over what that threat saw; the attacks of `spec`, or those given.
+
+    Raises RunError where there is nothing to run.
+    """
+    threats, attacks = spec.adversaries(finished.run.topology), chosen(spec) if attacks is None else attacks
     plan = [(threat, each) for threat in threats for each in attacks]
     if not plan:
         raise RunError("audit: no attack and threat to run, and an empty audit says nothing; see audit.attacks")

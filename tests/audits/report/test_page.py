@@ -1,0 +1,185 @@
+"""The page says what the JSON says, number by number; it needs nothing but itself; nothing is made up."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from audits.finished import Finished
+from audits.leakage import METRICS
+from audits.privacy import Audit
+from audits.report.assemble import report_of
+from audits.report.model import Report
+from audits.report.page import Value, num, page, shown
+from audits.report.write import schema, write
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+VOID = {"meta", "br", "img", "path", "line", "rect", "circle", "link", "input"}
+
+
+@pytest.fixture(scope="session")
+def report(finished: Finished, audited: Audit) -> Report:
+    return report_of(finished, audited, now=NOW)
+
+
+@pytest.fixture(scope="session")
+def html(report: Report) -> str:
+    return page(json.loads(report.model_dump_json()))
+
+
+class Reader(HTMLParser):
+    """Tags with attributes, and the text by the tags it stands in."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[tuple[tuple[str, ...], str]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((tuple(self.open), data))
+
+
+def resolved(value: Any, pointer: str) -> Any:
+    for part in pointer.split("/")[1:]:
+        part = part.replace("~1", "/").replace("~0", "~")
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    return value
+
+
+def test_every_number_is_the_json_s_own(report: Report, html: str) -> None:
+    value = json.loads(report.model_dump_json())
+    numbers = [attrs for tag, attrs in Reader(html).tags if tag == "data"]
+    assert len(numbers) > 150
+    for attrs in numbers:
+        assert attrs["data-key"] is not None
+        assert attrs["value"] == str(resolved(value, attrs["data-key"]))
+
+
+def test_no_cell_of_a_table_has_a_number_of_its_own(html: str) -> None:
+    """Decimals and percentages stand in <data>, or in words that the JSON holds; here: in no cell by themselves."""
+    loose = [
+        t for tags, t in Reader(html).texts if "td" in tags and "data" not in tags and re.search(r"\d[.,]\d|\d%", t)
+    ]
+    assert loose == []
+
+
+def test_tags_are_balanced_and_ids_are_unique(html: str) -> None:
+    reader = Reader(html)
+    assert reader.open == []
+    ids = [attrs["id"] for _, attrs in reader.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    named = {i for _, attrs in reader.tags for key in ("aria-labelledby",) for i in (attrs.get(key) or "").split()}
+    assert named <= set(ids)
+    links = {(attrs.get("href") or "").removeprefix("#") for tag, attrs in reader.tags if tag == "a"}
+    assert links <= set(ids)
+
+
+def test_nothing_is_fetched_and_nothing_runs(html: str) -> None:
+    tags = Reader(html).tags
+    assert {"script", "link", "iframe", "object", "embed", "form"}.isdisjoint(tag for tag, _ in tags)
+    assert all((attrs.get("src") or "").startswith("data:image/png;base64,") for tag, attrs in tags if tag == "img")
+    assert not any(key.startswith("on") for _, attrs in tags for key in attrs)
+    assert not re.search(r"https?:|//[a-z]|url\(|@import", html)
+    assert "default-src 'none'" in html
+
+
+def test_every_picture_has_words(html: str) -> None:
+    tags = Reader(html).tags
+    assert all(attrs.get("alt") for tag, attrs in tags if tag == "img")
+    assert all(attrs.get("role") == "img" and attrs.get("aria-label") for tag, attrs in tags if tag == "svg")
+    assert sum(tag == "svg" for tag, _ in tags) >= 5
+
+
+def test_the_json_fits_its_published_schema(report: Report) -> None:
+    value = json.loads(report.model_dump_json())
+    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.validate(value, schema(), cls=jsonschema.Draft202012Validator)
+    broken = {**value, "verdict": {**value["verdict"], "state": "green"}}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(broken, schema(), cls=jsonschema.Draft202012Validator)
+    assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+def test_the_controller_s_words_are_never_made_up(report: Report, html: str) -> None:
+    assert all(field.answer is None for field in (*report.purpose, *report.sign_off.fields))
+    assert html.count('class="blank"') == len(report.purpose) + len(report.sign_off.fields)
+
+
+def test_without_a_policy_nothing_passes(report: Report) -> None:
+    assert report.verdict.state == "not run"
+    assert "act on before this configuration is used with real patients" in report.verdict.headline
+
+
+def test_false_claims_are_not_made(html: str) -> None:
+    words = " ".join(text for tags, text in Reader(html).texts if "style" not in tags).lower()
+    for claim in ("is safe", "verified private", "no leakage", "guarantees privacy", "is anonymous"):
+        assert claim not in words
+
+
+def test_what_crossed_is_listed_with_its_bytes(report: Report) -> None:
+    smashed = [flow for flow in report.scope.flows if flow.kind == "smashed"]
+    assert {(f.sender, f.receiver) for f in smashed} == {("hospital-a", "compute"), ("hospital-b", "compute")}
+    # 2 epochs of 240 training records, each followed by 120 test records, 48 floats each
+    assert sum(f.bytes for f in smashed) == 2 * (240 + 120) * 48 * 4
+    assert sum(t.forward for t in report.cost.timeline) == 2 * (240 + 120) * 48 * 4
+    assert report.cost.bytes == sum(f.bytes for f in report.scope.flows)
+
+
+def test_failed_attacks_are_findings(report: Report) -> None:
+    assert any(finding.id.startswith("gap/broken") for finding in report.residual.findings)
+
+
+def test_markup_in_names_is_only_text(report: Report) -> None:
+    value = json.loads(report.model_dump_json())
+    value["title"] = "<script>alert(1)</script>"
+    assert "<script>" not in page(value)
+
+
+def test_a_number_cannot_be_printed_without_its_place() -> None:
+    with pytest.raises(TypeError, match="print it with"):
+        str(Value({"a": 1.5}).a)
+    assert num(Value({"a": [1.5]}).a[0]) == '<data value="1.5" data-key="/a/0">1.5</data>'
+    assert "not measured" in num(Value({"a": None}).a)
+    with pytest.raises(TypeError):
+        num(Value({"a": "1"}).a)
+
+
+@pytest.mark.parametrize(
+    ("number", "style", "words"),
+    [(0.98765, "percent", "98.8%"), (1234567, "count", "1\u202f234\u202f567"), (0.0001, "p", "< 0.001"),
+     (2_820_000, "bytes", "2.82\u00a0MB"), (12, "bytes", "12\u00a0B"), (0.01234, "plain", "0.0123")],
+)  # fmt: skip
+def test_numbers_for_reading(number: float, style: str, words: str) -> None:
+    assert shown(number, style) == words
+
+
+def test_the_files_are_small_and_made_fast(report: Report, tmp_path: Path) -> None:
+    import time
+
+    began = time.process_time()
+    files = write(report, tmp_path)
+    assert time.process_time() - began < 5
+    assert [file.name for file in files] == ["report.json", "report.schema.json", "report.html"]
+    assert sum(file.stat().st_size for file in files) < 3_000_000
+
+
+def test_metrics_are_explained_in_the_page(html: str) -> None:
+    assert all(metric.title in html for metric in METRICS.values())
