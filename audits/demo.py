@@ -1,8 +1,8 @@
 """`secsplit demo`: the whole path on real data in one command, the way a newcomer should first see it.
 
 Two hospitals and a compute server train as separate processes over mutually authenticated encrypted links; then the
-attacks run on what was really exchanged, and a report is written. Nothing here is special to the demo: each step is what
-`train --processes`, `audit` and `report` do.
+attacks run on what was really exchanged, and a report is written. Nothing here is special to the demo: each step is
+what `train --processes`, `audit` and `report` do.
 """
 
 from __future__ import annotations
