@@ -7,8 +7,9 @@ decided by `audits`, never by the attack itself.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from secsplit.message import Kind
 from secsplit.threat import Knows, Threat, View
-from secsplit.topology import Topology
+from secsplit.topology import DATA, Topology
 from secsplit.transcript import Direction
 
 Goal = Literal["label", "input", "attribute", "membership", "distinguish", "traffic"]
@@ -32,13 +33,19 @@ class Need:
 
 @dataclass(frozen=True)
 class Needs:
-    """All that an attack needs: messages (every one of them), knowledge, and whether it takes a party's place."""
+    """All that an attack needs: messages (every one of them), knowledge, and whether it takes a party's place.
+
+    any_of: messages of which one will do. secret_labels: there must be a label column that the adversary does not hold
+    itself.
+    """
 
     messages: tuple[Need, ...] = ()
+    any_of: tuple[Need, ...] = ()
     knows: frozenset[Knows] = frozenset()
     active: bool = False
     holds_scored: bool = False  # the adversary must hold the segment whose output is scored
     own_records: bool = False  # the adversary must hold records of its own
+    secret_labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,18 @@ class Guess:
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise ValueError(f"a guess about {n} rows has {len(value)} {name}")
+
+    def of(self, rows: Tensor) -> Guess:
+        """The guess about those rows alone; rows: (n,) bool, or indices."""
+        return replace(
+            self,
+            cast=self.cast[rows],
+            position=self.position[rows],
+            step=self.step[rows],
+            scores=None if self.scores is None else self.scores[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            inputs=None if self.inputs is None else self.inputs[rows],
+        )
 
 
 class Attack(ABC):
@@ -102,16 +121,42 @@ def why_not(needs: Needs, topology: Topology, threat: Threat) -> str | None:
     who = " + ".join(threat.who) or "a wiretap"
     if needs.active and threat.behaviour != "malicious":
         return f"it takes a party's place, and {threat.name!r} is {threat.behaviour}"
+    if needs.secret_labels and not secret_labels(topology, threat.who):
+        return f"{who} holds every label itself"
     for need in needs.messages:
-        if not any(
-            c.kind is need.kind and (c.receiver if need.direction == "received" else c.sender) in threat.who
-            for c in topology.crossings
-        ):
+        if not _crosses(need, topology, threat):
             return f"{who} never {need.direction} {need.kind} messages in topology {topology.name!r}"
+    if needs.any_of and not any(_crosses(need, topology, threat) for need in needs.any_of):
+        kinds = " or ".join(f"{need.direction} {need.kind}" for need in needs.any_of)
+        return f"{who} never {kinds} messages in topology {topology.name!r}"
     for known in sorted(needs.knows - threat.knows):
-        return f"it needs {known!r}, which {threat.name!r} does not have"
+        return f"it needs {known.value!r}, which {threat.name!r} does not have"
     if needs.holds_scored and not any(topology[o.segment].role in threat.who for o in topology.objectives):
         return f"{who} holds no scored segment"
     if needs.own_records and not any(topology.columns(role) or topology.labels(role) for role in threat.who):
         return f"{who} holds no records"
     return None
+
+
+def secret_labels(topology: Topology, roles: Sequence[str]) -> tuple[str, ...]:
+    """The label columns that none of these roles holds, in graph order."""
+    held = {o.target for o in topology.objectives if o.holder in roles}
+    targets = [o.target for o in topology.objectives if not o.target.startswith(DATA)]
+    return tuple(dict.fromkeys(target for target in targets if target not in held))
+
+
+@contextmanager
+def drawing(coins: torch.Generator) -> Iterator[None]:
+    """Where layers are initialised or dropped out by torch's global generator: seeded by `coins`, restored after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=coins)))
+        yield
+
+
+def _crosses(need: Need, topology: Topology, threat: Threat) -> bool:
+    return any(
+        c.kind is need.kind
+        and (c.receiver if need.direction == "received" else c.sender) in threat.who
+        and not {c.receiver, c.sender} <= set(threat.who)
+        for c in topology.crossings
+    )
