@@ -144,7 +144,7 @@ class RunFile(Strict):
 
 
 AGREED = ("topology", "method", "model", "optimizer", "train", "data", "defenses")
-LOCAL = {"data": {"path", "download"}, "train": {"threads", "record", "heartbeat"}}
+LOCAL = {"data": {"path", "download", "id_key", "table", "masks"}, "train": {"threads", "record", "heartbeat"}}
 
 
 @dataclass(frozen=True)

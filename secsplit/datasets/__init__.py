@@ -1,6 +1,8 @@
 """Data sets: what each source holds, which columns of it, and how it is shared among clients. Files: one a source."""
 
-from secsplit.datasets import breast_cancer, digits, fashion_mnist
+from secsplit.datasets import breast_cancer, digits, fashion_mnist, flchain, images, npz, table
+from secsplit.datasets.describe import describe
+from secsplit.datasets.own import of_torch
 from secsplit.datasets.records import Dataset, DatasetCard, Records, mismatch
 from secsplit.datasets.shards import shards
 from secsplit.datasets.source import Source, shape
@@ -11,6 +13,11 @@ SOURCES = {
     "digits": digits.read,
     "breast-cancer": breast_cancer.read,
     "fashion-mnist": fashion_mnist.read,
+    "flchain": flchain.read,
+    "csv": table.read,
+    "npz": npz.read,
+    "image-folder": images.read,
+    "dicom": images.read,
 }
 
 
@@ -21,4 +28,17 @@ def load(spec: DataSpec) -> Dataset:
     return shape(SOURCES[spec.name](spec), spec)
 
 
-__all__ = ["SOURCES", "DataError", "DataSpec", "Dataset", "DatasetCard", "Records", "Source", "load", "shape", "shards"]
+__all__ = [
+    "SOURCES",
+    "DataError",
+    "DataSpec",
+    "Dataset",
+    "DatasetCard",
+    "Records",
+    "Source",
+    "describe",
+    "load",
+    "of_torch",
+    "shape",
+    "shards",
+]

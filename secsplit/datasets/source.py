@@ -61,13 +61,14 @@ def shape(source: Source, spec: DataSpec) -> Dataset:
         )
 
     scale = scaling(source.inputs, train_rows)
-    predicted = frozenset(spec.labels.values()) & frozenset(source.card.features)
+    predicted = {selector.partition(" in ")[0].strip() for selector in spec.labels.values()}
+    withdrawn = frozenset(f for f in source.card.features if f in predicted or f.partition("=")[0] in predicted)
 
     def records(rows: Tensor) -> Records:
         inputs = scale(source.inputs[rows])
         return Records(
             inputs={
-                name: choose_input(name, selector, inputs, source.card.features, without=predicted)
+                name: choose_input(name, selector, inputs, source.card.features, without=withdrawn)
                 for name, selector in spec.modalities.items()
             },
             labels={name: column[rows] for name, column in labels.items()},

@@ -23,6 +23,14 @@ class DataSpec(BaseModel):
     download: bool = False  # let torchvision fetch what is not found; nothing is ever fetched unasked
     modalities: dict[str, str] = Field(default={"x": "all"}, min_length=1)
     labels: dict[str, str] = Field(default={"y": "y"})
+    label: str | None = None  # of a file: its label column
+    id: str | None = None  # of a file: the column that names the record; hashed under id_key, never kept
+    id_key: Path | None = None
+    table: Path | None = None  # of a folder: a table that names each image and its label
+    masks: Path | None = None  # of a folder: another, of masks by the same names; they become the label "mask"
+    size: int = Field(default=64, ge=4, le=1024)  # of a folder: images are resized to size x size pixels
+    channels: Literal[1, 3] = 1
+    allow_burned_in: bool = False  # DICOM files that say that text is burned into their pixels
     positive: int | None = Field(default=None, ge=0)  # make y binary: this class against the rest
     positive_fraction: float | None = Field(default=None, gt=0, lt=1)  # drop records until so many are of class 1
     labelled_fraction: float = Field(default=1.0, gt=0, le=1)  # the other records to train on lose their labels
