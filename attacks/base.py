@@ -40,11 +40,11 @@ class Needs:
     """
 
     messages: tuple[Need, ...] = ()
-    any_of: tuple[Need, ...] = ()
     knows: frozenset[Knows] = frozenset()
     active: bool = False
     holds_scored: bool = False  # the adversary must hold the segment whose output is scored
     own_records: bool = False  # the adversary must hold records of its own
+    any_of: tuple[Need, ...] = ()
     secret_labels: bool = False
 
 
