@@ -8,14 +8,13 @@ labels only; inputs are as exposed as without it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from secsplit.accounting import LABELS, Charge
+from secsplit.accounting import LABELS, Charge, label_bound
 from secsplit.defenses.base import DEPENDS, Defense, Host, Outgoing
 from secsplit.defenses.noise import Noise
 from secsplit.defenses.spec import Positive, Spec
@@ -75,7 +74,7 @@ class LabelDP(Defense):
         """(n,) labels after randomised response; -1 (no label) stays. Row i draws the same whatever the others are."""
         u = self._noise.uniform(f"label-dp|{name}", 2 * len(labels)).view(-1, 2)
         other = (labels + 1 + (u[:, 1] * (self.classes - 1)).long()) % self.classes
-        noisy = torch.where(u[:, 0] < keep_probability(self.spec.epsilon, self.classes), labels, other.to(labels))
+        noisy = torch.where(u[:, 0] < label_bound(self.spec.epsilon, self.classes), labels, other.to(labels))
         return torch.where(labels < 0, labels, noisy)
 
     def bounds(self, out: Outgoing) -> tuple[Charge, ...]:
@@ -91,8 +90,3 @@ class LabelDP(Defense):
             return ()
         text = f"randomised response epsilon={self.spec.epsilon:g} classes={self.classes}"
         return (Charge(LABELS, text, epsilon=self.spec.epsilon, once=f"label-dp|{self.spec.column}"),)
-
-
-def keep_probability(epsilon: float, classes: int) -> float:
-    """The chance that randomised response keeps the truth, and the best a guesser without side information can do."""
-    return 1 / (1 + (classes - 1) * math.exp(-epsilon))
