@@ -41,6 +41,7 @@ class Journal:
         try:
             _lock(self._file, path)
             self._links: list[str] = []
+            self._failed = False
             self.lines: list[bytes] = []
             self._read()
             self._check_anchor()
@@ -62,8 +63,12 @@ class Journal:
         """Write one line; it is on the disk when this returns. The payload is not kept in memory."""
         if b"\n" in payload:
             raise ValueError("a journal line holds no newline")
+        if self._failed:
+            raise EnvironmentFault(f"{self.path}: an earlier write failed; open it anew")
         link = _link(self.head.link, payload)
+        self._failed = True  # until the disk has it: half a line may lie there, which only a new start clears away
         _write(self._file, link.encode() + b" " + payload + b"\n", self.path)
+        self._failed = False
         self._links.append(link)
         self._keep_head()
         return self.head

@@ -380,8 +380,9 @@ class Ledger:
 
     def _of_receiver(self, records: Records, protects: Protects, to: str) -> Spent:
         account, delta = self._accounts[records], self.budget.delta
-        squares = account.total(protects, to)
-        pure = _longer(account.pure.get(protects), len(squares))
+        pure = account.pure.get(protects, np.zeros(0))
+        squares = _longer(account.total(protects, to), len(pure))
+        pure = _longer(pure, len(squares))
         mu, alone = (
             math.sqrt(float(s.max(initial=0.0))) for s in (squares, account.total(protects, to, updates=False))
         )
