@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache, partial
-from typing import Any
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -13,8 +13,9 @@ from secsplit.datasets import Dataset, DataSpec, load, shards
 from secsplit.defenses import Noise
 from secsplit.defenses import build as defend
 from secsplit.models import build
+from secsplit.optimizers import optimizer_of, rates_of
 from secsplit.party import Party, Shard
-from secsplit.run import OptimizerSpec, Run
+from secsplit.run import Run
 from secsplit.schedule import SPLITS
 
 
@@ -70,37 +71,35 @@ def modules_of(run: Run) -> dict[str, nn.Module]:
     return build(run.file.model, run.topology, shapes, dataset.classes, seed=run.file.train.seed)
 
 
-def optimizer_of(spec: OptimizerSpec) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
-    """What makes an optimizer for one segment's parameters."""
-    classes: Mapping[str, type[torch.optim.Optimizer]] = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "sgd": torch.optim.SGD,
-        "rmsprop": torch.optim.RMSprop,
-        "adagrad": torch.optim.Adagrad,
-    }
-    options: dict[str, Any] = {"lr": spec.lr, "weight_decay": spec.weight_decay}
-    if spec.name in ("sgd", "rmsprop"):
-        options["momentum"] = spec.momentum
-    if spec.betas is not None and spec.name in ("adam", "adamw"):
-        options["betas"] = spec.betas
-    return partial(classes[spec.name], **options)
+def party_of(
+    run: Run,
+    name: str,
+    modules: Mapping[str, nn.Module] | None = None,
+    *,
+    noise: Noise | None = None,
+    accounted: bool = False,
+) -> Party:
+    """The party of that name, ready to be driven; `modules`: the run's segments, where they are built already.
 
-
-def party_of(run: Run, name: str, *, noise: Noise | None = None, accounted: bool = False) -> Party:
-    """The party of that name, ready to be driven. noise: what its defenses draw from (None: a fresh key)."""
+    noise: what its defenses draw from (None: a fresh key).
+    """
     role = run.file.parties[name].role
-    modules = modules_of(run)
-    held = {segment.name: modules[segment.name] for segment in run.topology.held(role)}
+    built = modules_of(run) if modules is None else modules
+    held = {segment.name: built[segment.name] for segment in run.topology.held(role)}
+    if modules is not None and not run.shared(role):
+        held = deepcopy(held)
     data = {cast: shard_of(run, name, cast) for cast in run.casts_of(name)}
     classes = _loaded(run.file.data).classes
     defenses = defend(run.file.defenses, run.topology, role, noise or Noise.fresh(), classes)
-    return Party(run, name, held, data, optimizer_of(run.file.optimizer), defenses, accounted=accounted)
+    spec = run.optimizer(role)
+    rates = rates_of(spec, run.file.train.epochs)
+    return Party(run, name, held, data, optimizer_of(spec), defenses, rates=rates, accounted=accounted)
 
 
 def parties_of(run: Run) -> dict[str, Party]:
     """All parties of the run, for a simulation."""
-    return {name: party_of(run, name) for name in run.file.parties}
+    modules = modules_of(run)
+    return {name: party_of(run, name, modules) for name in run.file.parties}
 
 
 def truth_of(run: Run, cast: int) -> Dataset:

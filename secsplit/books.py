@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from secsplit.accounting import Release
-from secsplit.assemble import party_of
+from secsplit.assemble import modules_of, party_of
 from secsplit.defenses import Noise
 from secsplit.ledger import BudgetSpec, Ledger
 from secsplit.party import Party
@@ -41,6 +41,8 @@ class Books:
 @contextmanager
 def opened(run: Run, folder: RunDir, names: Iterable[str]) -> Iterator[Books]:
     """The parties of those names with their ledgers, locked for the length of the context."""
+    names = list(names)
+    modules = modules_of(run) if len(names) > 1 else None
     with ExitStack() as stack:
         parties: dict[str, Party] = {}
         ledgers: dict[str, Ledger] = {}
@@ -48,7 +50,7 @@ def opened(run: Run, folder: RunDir, names: Iterable[str]) -> Iterator[Books]:
             mine = folder.party(name)
             mine.path.mkdir(parents=True, exist_ok=True)
             noise = Noise.kept(mine.path / KEY)
-            party = parties[name] = party_of(run, name, noise=noise, accounted=True)
+            party = parties[name] = party_of(run, name, modules, noise=noise, accounted=True)
             ledgers[name] = stack.enter_context(_ledger(mine, party, noise, run.file.parties[name].budget))
             stack.callback(_tell, mine, ledgers[name])
         yield Books(parties, ledgers)

@@ -1,8 +1,19 @@
 """A training method is data: in what order a cohort's clients take turns, and whose weights are shared when.
 
-Split learning with alternate-client and alternate-mini-batch turns: Gawali et al. 2021 (arXiv 2012.12591); SplitFed v1
-and v2: Thapa et al. 2022 (arXiv 2004.12088); v3: Gawali et al.; federated averaging: McMahan et al. 2017; large-batch
-synchronous SGD: Chen et al. 2016. `schedule` turns a method into turns; nothing here computes or sends.
+Split learning with alternate-client and alternate-mini-batch turns: Gawali et al. 2021 (arXiv 2012.12591), the weights
+handed over as in Gupta and Raskar 2018 (arXiv 1810.06060); SplitFed v1 and v2: Thapa et al. 2022 (arXiv 2004.12088);
+v3: Gawali et al.; federated averaging: McMahan et al. 2017 (arXiv 1602.05629); large-batch synchronous SGD: Chen et al.
+2016 (arXiv 1604.00981). `schedule` turns a method into events; nothing here computes or sends.
+
+A *round* is what lies between two averagings: `local_epochs` passes over its own records of each client taking part.
+Where nothing is averaged a round is one epoch. Weights are averaged in proportion to the clients' training records
+(n_k / n over those who took part), as McMahan et al. and Thapa et al. (algorithm 1) write it; of v3 only the abstract
+was at hand, and the same weighting is taken for its server copies. Large-batch gradients are averaged in proportion to
+the rows of each client's mini-batch, so that the average is the gradient of the union batch's mean loss.
+
+Whatever is averaged starts its next round with a fresh optimizer state, as in federated averaging; what is handed over
+or unique keeps it. BatchNorm's statistics are averaged with the weights (`batch_norm = "averaged"`), or stay with each
+client together with its BatchNorm's weights ("local": FedBN, Li et al. 2021, arXiv 2102.07623).
 """
 
 from __future__ import annotations
@@ -15,18 +26,46 @@ from typing import Literal
 Order = Literal["alternate-client", "alternate-minibatch", "random-sequence", "parallel"]
 ClientSide = Literal["handed-over", "averaged", "unique", "gradients-averaged"]
 ServerSide = Literal["one", "copies", "none"]
+Weighting = Literal["records", "equal"]
+BatchNorm = Literal["averaged", "local"]
+Via = Literal["peer", "server"]
+Hands = Literal["weights", "weights-and-optimizer"]
 
 
 @dataclass(frozen=True)
 class Method:
     """order: how turns follow each other; client_side: what happens to the cohort's weights; server_side: one network
-    fed in sequence, a copy for each client averaged every round, or none (no cut)."""
+    fed in sequence, a copy for each client averaged every round, or none (no cut).
+
+    fraction: of the clients that take part in a round, drawn anew each round; local_epochs: passes in a round;
+    in_flight: clients whose mini-batches alternate, so that one computes while another is served (0: the order's own);
+    weighting, batch_norm: of averages; via: how weights are handed over, `hands`: and what goes with them.
+    """
 
     name: str
     order: Order
     client_side: ClientSide
     server_side: ServerSide
     about: str = ""
+    fraction: float = 1.0
+    local_epochs: int = 1
+    in_flight: int = 0
+    weighting: Weighting = "records"
+    batch_norm: BatchNorm = "averaged"
+    via: Via = "peer"
+    hands: Hands = "weights"
+
+    @property
+    def averages(self) -> bool:
+        """Whether anything is averaged at the end of a round."""
+        return self.client_side == "averaged" or self.server_side == "copies"
+
+    def group(self, clients: int) -> int:
+        """How many of so many clients alternate batch by batch before the next ones begin."""
+        if self.client_side == "gradients-averaged" or self.order == "alternate-minibatch":
+            return clients
+        own = {"alternate-client": 1, "random-sequence": 1, "parallel": 2}[self.order]
+        return min(self.in_flight or own, clients)
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(

@@ -6,24 +6,28 @@ be given. One program serves every topology and method; `walk` is its way throug
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping
+from collections import defaultdict
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from secsplit.census import census
+from secsplit.copies import Copies, Mean, Replica, optimizers_for
 from secsplit.defenses.base import Defenses, Incoming, Outgoing
 from secsplit.errors import PeerError, RunError
 from secsplit.message import Kind, Message, Stamp
 from secsplit.metrics import Judge
+from secsplit.optimizers import MakeOptimizer, Optimizer, set_rate
 from secsplit.run import Run
-from secsplit.schedule import SPLITS, EpochEnd, Handover, Split, Turn, derive
-from secsplit.steps import News, Recv, Send, Step
+from secsplit.schedule import EpochEnd, Event, Gather, Handover, Schedule, Split, Spread, Turn, derive
+from secsplit.sharing import gather, hand_over, spread
+from secsplit.steps import News, Send, Steps, rotate
 from secsplit.topology import Segment
-from secsplit.walk import Steps, Tensors, Walk
+from secsplit.walk import Tensors, Walk
 
 BATCH_DEPENDENT = (nn.modules.batchnorm._BatchNorm,)
-NO_ROWS = torch.empty(0, dtype=torch.int64)  # of a message that is about no record in particular
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Party:
     """One party of a run.
 
     modules: the segments that its role holds; shards: cast -> its own records; make_optimizer: parameters -> optimizer,
-    called once a segment; defenses: what acts on what leaves it; accounted: whether a ledger is charged for messages.
+    called once a segment; rates: the learning rate of every epoch (empty: the optimizer's own); defenses: what acts on
+    what leaves it; accounted: whether a ledger is charged for messages.
     Raises RunError where micro-batches meet layers whose output depends on the whole batch.
     """
 
@@ -55,9 +60,10 @@ class Party:
         name: str,
         modules: Mapping[str, nn.Module],
         shards: Mapping[int, Shard],
-        make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        make_optimizer: MakeOptimizer,
         defenses: Defenses | None = None,
         *,
+        rates: Sequence[float] = (),
         accounted: bool = False,
     ) -> None:
         self.run = run
@@ -67,109 +73,90 @@ class Party:
         self.held = run.topology.held(self.role)
         self.modules: MutableMapping[str, nn.Module] = dict(modules)
         self.shards = shards
+        self.rates = rates
         self.defenses = defenses or Defenses()
         self.accounted = accounted
         self.judge = Judge()
-        self.optimizers: MutableMapping[str, torch.optim.Optimizer] = {
-            segment: make_optimizer([p for p in module.parameters() if p.requires_grad])
-            for segment, module in self.modules.items()
-            if any(p.requires_grad for p in module.parameters())
-        }
+        self.means: MutableMapping[str, Mean] = defaultdict(Mean)  # by role: what this party averages for others
+        self.optimizers: MutableMapping[str, Optimizer] = dict(optimizers_for(self.modules, make_optimizer))
         self.inputs = any(shard.inputs.get("train") for shard in shards.values())
         self.labels: MutableMapping[tuple[int, str], Tensor] = {
             (cast, name): y for cast, s in shards.items() for name, y in s.labels.get("train", {}).items()
         }
         _refuse_batch_dependence(run, self.modules)
+        plain = dict(self.optimizers)
         self.defenses.prepare(self)
         self._stochastic = {segment: draws(module) for segment, module in self.modules.items()}
-        self._live = [layer for module in self.modules.values() for layer in module.modules() if layer.training]
-        self._training = True
+        self.own = Replica(self.modules, self.optimizers)
+        unwrapped = all(self.optimizers[segment] is optimizer for segment, optimizer in plain.items())
+        self.copies = self._copies(make_optimizer, unwrapped)
+        if run.method.client_side == "gradients-averaged" and not unwrapped:
+            raise RunError(
+                "method.name: 'large-batch' sends gradients before an optimizer that a defense wraps has seen them"
+            )
+
+    def _copies(self, make_optimizer: MakeOptimizer, plain: bool) -> Copies | None:
+        """What serves each client with a copy of its own; None where the method has no copies, or not here."""
+        casts = len(self.run.casts)
+        if self.run.method.server_side != "copies" or casts == 1 or self.role in self.run.cohort_roles or not self.held:
+            return None
+        return Copies(self.own, make_optimizer, self.run.method.group(casts), plain=plain)
 
     # the program
 
     def program(self) -> Steps:
         """The whole run, from the census to the last epoch."""
-        sizes = yield from self.census()
+        sizes = yield from census(self)
         schedule = self.run.schedule(sizes)
-        steps = sum(1 for _ in schedule)
-        for event in schedule:
-            if isinstance(event, Turn):
-                if self.name in self.run.casts[event.cast].values():
-                    yield from self.turn(event, schedule.rows(event))
-                    yield News("turn", event.step, event.epoch, steps)
-            elif isinstance(event, Handover):
-                yield from self.hand_over(event)
-            elif isinstance(event, EpochEnd):
-                yield News("epoch", event.step, event.epoch, steps, self.judge.finish())
-        yield News("done", steps, self.run.file.train.epochs - 1, steps)
+        cast = self.run.casts_of(self.name)[0] if self.role in self.run.cohort_roles else None
+        for _, event in schedule.of(cast):
+            yield from self.take(schedule, event)
+        yield News("done", schedule.steps, self.run.file.train.epochs - 1, schedule.steps)
+
+    def take(self, schedule: Schedule, event: Event) -> Steps:
+        """One event of the schedule."""
+        if isinstance(event, Turn):
+            if self.held or self.shards:
+                yield from self.turn(event, schedule.rows(event))
+                yield News("turn", event.step, event.epoch, schedule.steps)
+        elif isinstance(event, Handover):
+            yield from hand_over(self, event)
+        elif isinstance(event, Gather):
+            yield from gather(self, event)
+        elif isinstance(event, Spread):
+            yield from spread(self, event)
+        elif isinstance(event, EpochEnd):
+            yield News("epoch", event.step, event.epoch, schedule.steps, self.judge.finish())
 
     def turn(self, turn: Turn, rows: Tensor) -> Steps:
-        """One mini-batch: forward all micro-batches, then each backward, then one optimizer step."""
+        """One mini-batch: its micro-batches in rotation, then one optimizer step."""
         cast = self.run.casts[turn.cast]
-        self.mode(turn.training)
-        parts = rows.chunk(self.run.file.train.micro_batches) if turn.training else (rows,)
-        walks = [Walk(self, cast, turn.stamp(i), part, len(part) / len(rows)) for i, part in enumerate(parts)]
+        copy = self.copy(turn.stamp())
+        copy.mode(turn.training)
         if not turn.training:
-            yield from walks[0].forward()
-            yield from walks[0].objectives()
+            with torch.no_grad():
+                walk = Walk(self, cast, turn.stamp(), rows, 1.0)
+                yield from walk.forward()
+                yield from walk.objectives()
             return
         self.defenses.begin(turn.stamp(), rows)
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        for walk in walks:
-            yield from walk.forward()
-        for walk in walks:
-            yield from walk.objectives()
-            yield from walk.backward()
-        for optimizer in self.optimizers.values():
+        copy.zero()
+        parts = rows.chunk(self.run.file.train.micro_batches)
+        walks = [Walk(self, cast, turn.stamp(i), part, len(part) / len(rows)) for i, part in enumerate(parts)]
+        yield from rotate(walk.through() for walk in walks)
+        if self.run.method.client_side != "gradients-averaged" or len(self.run.casts) == 1:
+            self.update(copy, turn.epoch)
+
+    def update(self, copy: Replica, epoch: int) -> None:
+        """One optimizer step from the gradients that are there."""
+        for optimizer in copy.optimizers.values():
+            if self.rates:
+                set_rate(optimizer, self.rates[epoch])
             optimizer.step()
 
-    def census(self) -> Generator[Step, Message | None, dict[int, dict[Split, int]]]:
-        """Tell neighbours how many records each cast has, and pass on what they tell, until everybody knows."""
-        known = {
-            f"{cast}/{split}": n
-            for cast, shard in self.shards.items()
-            for split in SPLITS
-            if (n := shard.size(split)) is not None
-        }
-        peers = self.run.peers(self.name)
-        for hop in range(len(self.run.file.parties)):
-            stamp = Stamp(step=hop, training=False)
-            for peer in peers:
-                yield Send(peer, Message(Kind.CONTROL, "census", stamp, facts={"sizes": dict(known)}))
-            for peer in peers:
-                message = yield Recv(peer, Kind.CONTROL, "census", stamp)
-                assert message is not None
-                _merge_census(known, message, peer)
-        return sizes_of(known, len(self.run.casts))
-
-    def hand_over(self, event: Handover) -> Steps:
-        """Pass the cohort's weights on, peer to peer, over the clients' own channel."""
-        for role in self.run.cohort_roles:
-            if role != self.role:
-                continue
-            giver, taker = self.run.casts[event.giver][role], self.run.casts[event.taker][role]
-            stamp = Stamp(event.step, 0, event.epoch, event.taker)
-            if self.name == giver:
-                weights = {
-                    f"{s}.{k}": v.detach().clone() for s, m in self.modules.items() for k, v in m.state_dict().items()
-                }
-                yield self.send(taker, Message(Kind.WEIGHTS, role, stamp, weights), NO_ROWS)
-            elif self.name == taker:
-                message = yield Recv(giver, Kind.WEIGHTS, role, stamp)
-                assert message is not None
-                self.take_weights(self.accepted(giver, message), giver)
-
-    def take_weights(self, message: Message, giver: str) -> None:
-        """Replace the own weights by those handed over, which must have exactly the same names, shapes and dtypes."""
-        own = {f"{s}.{k}": v for s, m in self.modules.items() for k, v in m.state_dict().items()}
-        came = {k: (v.shape, v.dtype) for k, v in message.tensors.items()}
-        if came != {k: (v.shape, v.dtype) for k, v in own.items()}:
-            raise PeerError(
-                giver, f"weights handed over do not fit: expected {len(own)} tensors of this role's segments"
-            )
-        for name, tensor in own.items():
-            tensor.copy_(message.tensors[name])
+    def copy(self, stamp: Stamp) -> Replica:
+        """The segments that serve a cast in training: its own copy where the method has copies."""
+        return self.own if self.copies is None or not stamp.training else self.copies.of(stamp.cast)
 
     # what a walk asks of its party
 
@@ -180,7 +167,7 @@ class Party:
                 derive(self.run.file.train.seed, "draw", self.name, segment.name, stamp.step, stamp.micro)
             )
         with torch.set_grad_enabled(stamp.training):  # never around a yield: the mode belongs to the whole thread
-            made = self.modules[segment.name](*inputs)
+            made = self.copy(stamp).modules[segment.name](*inputs)
         return made if isinstance(made, tuple) else (made,)
 
     def column(self, stamp: Stamp, name: str) -> Tensor:
@@ -226,13 +213,6 @@ class Party:
                     raise PeerError(peer, f"{message.kind} on {message.edge!r}: tensor {name!r} has NaN or infinity")
         return message
 
-    def mode(self, training: bool) -> None:
-        """Put the segments into training or evaluation mode; what its owner put into eval mode stays there."""
-        if training != self._training:
-            for layer in self._live:
-                layer.training = training
-            self._training = training
-
     def _own_labels(self, stamp: Stamp, rows: Tensor) -> Tensor | None:
         shard = self.shards.get(stamp.cast)
         if shard is None:
@@ -248,31 +228,6 @@ def draws(module: nn.Module) -> bool:
         or not type(m).__module__.startswith("torch.nn.")
         for m in module.modules()
     )
-
-
-def sizes_of(known: Mapping[str, int], casts: int) -> dict[int, dict[Split, int]]:
-    """The census as the schedule wants it. Raises RunError where a cast has no records to train on."""
-    sizes: dict[int, dict[Split, int]] = {
-        cast: {"train": known.get(f"{cast}/train", 0), "test": known.get(f"{cast}/test", 0)} for cast in range(casts)
-    }
-    for cast, by_split in sizes.items():
-        if not by_split["train"]:
-            raise RunError(f"census: cast {cast} has no records to train on")
-    return sizes
-
-
-def _merge_census(known: dict[str, int], message: Message, peer: str) -> None:
-    told = message.facts.get("sizes")
-    if not isinstance(told, dict):
-        raise PeerError(peer, "census without sizes")
-    for key, n in told.items():
-        if not isinstance(n, int) or not 0 <= n < 1 << 40 or len(key) > 64:
-            raise PeerError(peer, f"census says {key!r} = {n!r}; expected a number of records")
-        if known.setdefault(key, n) != n:
-            raise PeerError(
-                peer,
-                f"census: it says {n} records for {key!r}, {known[key]} were known; parties must hold the same records",
-            )
 
 
 def _refuse_batch_dependence(run: Run, modules: Mapping[str, nn.Module]) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -24,12 +26,15 @@ from secsplit.defenses import DefenseSpec, check
 from secsplit.errors import RunError, TopologyError, nearest
 from secsplit.ledger import BudgetSpec
 from secsplit.message import Kind
-from secsplit.method import METHODS, ClientSide, Method
+from secsplit.method import METHODS, BatchNorm, ClientSide, Hands, Method, Via, Weighting
 from secsplit.models.spec import ModelSpec
+from secsplit.optimizers import OptimizerSpec as OptimizerSpec
 from secsplit.schedule import Schedule, Split
 from secsplit.topologies import named
 from secsplit.topology import Loss, Merge, Objective, Segment, Topology
 
+AGGREGATOR = "aggregator"  # the role of a party that only averages; else the only server does
+AVERAGED = ("averaged", "gradients-averaged")
 PROTOCOL = 1  # raised whenever two versions could misunderstand each other
 
 
@@ -84,22 +89,36 @@ class MethodSpec(Strict):
 
     name: str = "sl-am"
     client_side: ClientSide | None = None  # e.g. "unique": each client keeps its own instead of handing over
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    local_epochs: Annotated[int, Field(ge=1)] | None = None
+    in_flight: Annotated[int, Field(ge=1)] | None = None
+    weighting: Weighting | None = None
+    batch_norm: BatchNorm | None = None
+    via: Via | None = None
+    hands: Hands | None = None
 
     def build(self) -> Method:
+        """The method with these options. Raises RunError for an option that means nothing to it."""
         if self.name not in METHODS:
             raise RunError(f"method.name: unknown method {self.name!r}; {nearest(self.name, METHODS)}")
-        method = METHODS[self.name]
-        return replace(method, client_side=self.client_side) if self.client_side else method
+        options = self.model_dump(exclude={"name"}, exclude_none=True)
+        method = replace(METHODS[self.name], **options)
+        for option, (sense, why) in _OPTIONS.items():
+            if option in options and not sense(method):
+                raise RunError(f"method.{option}: means nothing to {self.name!r} {why}; leave it out")
+        return method
 
 
-class OptimizerSpec(Strict):
-    """The [optimizer] table: a torch optimizer by name, and its options."""
-
-    name: Literal["adam", "adamw", "sgd", "rmsprop", "adagrad"] = "adam"
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    betas: tuple[float, float] | None = None
+_OPTIONS: Mapping[str, tuple[Callable[[Method], bool], str]] = MappingProxyType(
+    {
+        "local_epochs": (lambda m: m.averages, "here, which averages no weights"),
+        "weighting": (lambda m: m.averages, "here, which averages no weights"),
+        "batch_norm": (lambda m: m.client_side in AVERAGED, "here, whose clients' weights are not averaged"),
+        "in_flight": (lambda m: m.order in ("parallel", "random-sequence"), "whose order leaves no choice"),
+        "via": (lambda m: m.client_side == "handed-over", "here, which hands no weights over"),
+        "hands": (lambda m: m.client_side == "handed-over", "here, which hands no weights over"),
+    }
+)
 
 
 class PartySpec(Strict):
@@ -122,6 +141,7 @@ class TrainSpec(Strict):
     batch_size: Annotated[int, Field(ge=1)] = 64
     micro_batches: Annotated[int, Field(ge=1)] = 1
     evaluate_every: Annotated[int, Field(ge=0)] = 1
+    save_every: Annotated[int, Field(ge=0)] = 0  # turns between checkpoints; one is made at every round's end besides
     threads: Annotated[int, Field(ge=1)] = 1
     record: Literal["all", "off"] | Annotated[int, Field(ge=1)] = "all"
     heartbeat: Annotated[float, Field(gt=0)] = 5.0  # seconds without a sign of life before a peer is given up
@@ -135,6 +155,7 @@ class RunFile(Strict):
     method: MethodSpec = MethodSpec()
     model: ModelSpec = ModelSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
+    optimizers: dict[str, OptimizerSpec] = {}  # by role, where one differs
     train: TrainSpec = TrainSpec()
     data: DataSpec = DataSpec()
     defenses: tuple[DefenseSpec, ...] = ()
@@ -143,7 +164,7 @@ class RunFile(Strict):
     grid: dict[str, Any] = {}
 
 
-AGREED = ("topology", "method", "model", "optimizer", "train", "data", "defenses")
+AGREED = ("topology", "method", "model", "optimizer", "optimizers", "train", "data", "defenses")
 LOCAL = {"data": {"path", "download", "id_key", "table", "masks"}, "train": {"threads", "record", "heartbeat"}}
 
 
@@ -185,19 +206,75 @@ class Run:
         return tuple(i for i, cast in enumerate(self.casts) if party in cast.values())
 
     @cached_property
+    def aggregator(self) -> str | None:
+        """Who averages the cohort's weights or gradients: the party with that role, else the only server."""
+        if self.method.client_side not in AVERAGED or len(self.casts) == 1:
+            return None
+        alone = [p for role in (AGGREGATOR, *self.topology.roles) for p in self.parties(role)[:1] if self.shared(role)]
+        return alone[0] if len(alone) == 1 or self.parties(AGGREGATOR) else None
+
+    def shared(self, role: str) -> bool:
+        """Whether one party plays `role` for all casts."""
+        return role not in self.cohort_roles
+
+    @cached_property
     def links(self) -> tuple[tuple[str, str], ...]:
         """The pairs of parties that exchange messages, each pair once."""
         pairs = [(cast[a], cast[b]) for cast in self.casts for a, b in self.topology.links]
-        if self.method.client_side == "handed-over":
-            for role in self.cohort_roles:
-                cohort = self.parties(role)
-                pairs += pairwise(cohort)
-                pairs += [(cohort[0], cohort[-1])] if cohort[2:] else []
-        return tuple(dict.fromkeys(pairs))
+        for idle in self.parties(AGGREGATOR) if len(self.casts) == 1 else ():  # nothing to average, but it belongs
+            pairs += [(next(iter(self.casts[0].values())), idle)] if AGGREGATOR not in self.topology.roles else []
+        for role in self.cohort_roles:
+            if self.method.client_side == "handed-over":
+                pairs += combinations(self.parties(role), 2)  # whoever has a batch next may be any of them
+            elif self.aggregator is not None:
+                pairs += [(party, self.aggregator) for party in self.parties(role)]
+        kept: dict[frozenset[str], tuple[str, str]] = {}
+        for pair in pairs:
+            kept.setdefault(frozenset(pair), pair)
+        return tuple(kept.values())
 
     def peers(self, party: str) -> tuple[str, ...]:
         """Everyone `party` has a link with."""
-        return tuple(dict.fromkeys(b if a == party else a for a, b in self.links if party in (a, b)))
+        return self._neighbours.get(party, ())
+
+    @cached_property
+    def _neighbours(self) -> Mapping[str, tuple[str, ...]]:
+        return _neighbours(self.links)
+
+    @cached_property
+    def tree(self) -> tuple[tuple[str, str], ...]:
+        """Links that span all parties, breadth first from the one with most: what is told to all travels along them."""
+        names = list(self.file.parties)
+        root = max(names, key=lambda name: (len(self.peers(name)), -names.index(name)))
+        reached, edges = {root}, []
+        queue = deque([root])
+        while queue:
+            here = queue.popleft()
+            for peer in self.peers(here):
+                if peer not in reached:
+                    reached.add(peer)
+                    edges.append((here, peer))
+                    queue.append(peer)
+        return tuple(edges)
+
+    def near(self, party: str) -> tuple[str, ...]:
+        """The party's neighbours in the tree."""
+        return self._near.get(party, ())
+
+    @cached_property
+    def _near(self) -> Mapping[str, tuple[str, ...]]:
+        return _neighbours(self.tree)
+
+    @cached_property
+    def breadth(self) -> int:
+        """How many hops something told along the tree needs from one end to the other."""
+        deep: dict[str, int] = {}
+        longest = 0
+        for parent, child in reversed(self.tree):
+            down = deep.get(child, 0) + 1
+            longest = max(longest, deep.get(parent, 0) + down)
+            deep[parent] = max(deep.get(parent, 0), down)
+        return longest
 
     def agreed(self) -> dict[str, Any]:
         """All that the parties must agree on, as plain values."""
@@ -215,9 +292,25 @@ class Run:
         return {"protocol": PROTOCOL, **tables, "graph": graph, "parties": roles}
 
     def schedule(self, sizes: Mapping[int, Mapping[Split, int]]) -> Schedule:
-        """The events of this run, for that census."""
+        """The events of this run, for that census; one and the same for all parties of a simulation."""
         train = self.file.train
-        return Schedule(self.method, sizes, train.epochs, train.batch_size, train.seed, train.evaluate_every)
+        for known in self._schedules:
+            if known.sizes == sizes:
+                return known
+        self._schedules.append(
+            Schedule(
+                self.method, sizes, train.epochs, train.batch_size, train.seed, train.evaluate_every, train.save_every
+            )
+        )
+        return self._schedules[-1]
+
+    @cached_property
+    def _schedules(self) -> list[Schedule]:
+        return []
+
+    def optimizer(self, role: str) -> OptimizerSpec:
+        """The optimizer of that role's segments."""
+        return self.file.optimizers.get(role, self.file.optimizer)
 
     def digest(self) -> bytes:
         """32 bytes over `agreed()`; two sides whose digests differ cannot connect."""
@@ -266,14 +359,27 @@ def _override(tables: dict[str, Any], text: str) -> None:
     tables[last] = parsed
 
 
+def _neighbours(links: Iterable[tuple[str, str]]) -> Mapping[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for a, b in links:
+        found[a].append(b)
+        found[b].append(a)
+    return {name: tuple(peers) for name, peers in found.items()}
+
+
 def _check_parties(run: Run) -> None:
     roles = run.topology.roles
+    averaged = run.method.client_side in AVERAGED
     for name, party in run.file.parties.items():
+        if party.role == AGGREGATOR and averaged and AGGREGATOR not in roles:
+            continue
         if party.role not in roles:
             raise RunError(
                 f"parties.{name}.role: {party.role!r} is no role of topology {run.topology.name!r}; "
                 f"{nearest(party.role, roles)}"
             )
+    if len(run.parties(AGGREGATOR)) > 1 and AGGREGATOR not in roles:
+        raise RunError(f"parties: {len(run.parties(AGGREGATOR))} play {AGGREGATOR!r}; one averages")
     for role in roles:
         if not run.parties(role):
             raise RunError(
@@ -294,6 +400,14 @@ def _check_method(run: Run) -> None:
         )
     if run.method.server_side != "none" and not run.topology.crossings:
         raise RunError(f"topology.name: {run.topology.name!r} has no cut; use method 'federated' or 'large-batch'")
+    if run.method.client_side in AVERAGED and len(run.casts) > 1 and run.aggregator is None:
+        raise RunError(
+            f"parties: method {run.method.name!r} averages what clients trained, and it is not clear who does that; "
+            f'add one party with role = "{AGGREGATOR}"'
+        )
+    for role in run.file.optimizers:
+        if role not in run.topology.roles:
+            raise RunError(f"optimizers.{role}: no role of this topology; {nearest(role, run.topology.roles)}")
 
 
 def _check_columns(run: Run) -> None:

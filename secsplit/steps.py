@@ -1,8 +1,12 @@
-"""What a party's program yields to its driver: messages to send, messages to be given, and news of progress."""
+"""What a party's program yields to its driver: messages to send, messages to be given, and news of progress.
+
+`rotate` weaves several such programs into one, in an order that does not depend on what arrives when.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from secsplit.message import Kind, Message, Stamp
@@ -40,8 +44,31 @@ class News:
     what: str  # "turn" | "epoch" | "done"
     step: int
     epoch: int
-    steps: int = 0  # events in all, for a progress bar
+    steps: int = 0  # turns in all, for a progress bar
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 Step = Send | Recv | News
+Steps = Generator[Step, Message | None, None]
+
+
+def rotate(programs: Iterable[Steps]) -> Steps:
+    """Advance programs in a fixed rotation: each goes on until it needs an answer to what it has sent.
+
+    So what one waits for is computed elsewhere while the next computes here. No deadlock is possible where all parties
+    rotate the same programs: order the stages of one program by what they need of each other; a stage is only ever
+    preceded here by stages that need no more than it does.
+    """
+    waiting: deque[tuple[Steps, Recv | None]] = deque((program, None) for program in programs)
+    while waiting:
+        program, recv = waiting.popleft()
+        answer = (yield recv) if recv is not None else None
+        sent = False
+        try:
+            step = program.send(answer)
+            while not (sent and isinstance(step, Recv)):
+                sent = sent or isinstance(step, Send)
+                step = program.send((yield step))
+        except StopIteration:
+            continue
+        waiting.append((program, step))

@@ -18,14 +18,13 @@ from torch import Tensor
 from secsplit.errors import PeerError
 from secsplit.losses import LOSSES, labelled
 from secsplit.message import Kind, Message, Stamp
-from secsplit.steps import Recv, Send, Step
+from secsplit.steps import Recv, Send, Step, Steps
 from secsplit.topology import DATA, Edge, Objective, Segment
 
 if TYPE_CHECKING:
     from secsplit.party import Party
 
 Tensors = tuple[Tensor, ...]
-Steps = Generator[Step, Message | None, None]
 
 
 def named(tensors: Tensors) -> dict[str, Tensor]:
@@ -52,6 +51,12 @@ class Walk:
     returned: dict[str, Tensors] = field(default_factory=dict)  # by objective: gradients of outputs that left
     scores: dict[str, Tensor] = field(default_factory=dict)  # by segment: gradients from objectives, summed
     penalties: dict[str, Tensor] = field(default_factory=dict)  # by segment: extra losses of defenses
+
+    def through(self) -> Steps:
+        """All of a training step but the optimizer's."""
+        yield from self.forward()
+        yield from self.objectives()
+        yield from self.backward()
 
     # forward
 

@@ -130,7 +130,7 @@ def test_smashed_data_of_another_batch_size_is_refused() -> None:
         if recv is None:
             step = program.send(None)
         elif step.kind is Kind.CONTROL:
-            facts = {"sizes": {"0/train": 24, "0/test": 24}}
+            facts = {f"{s}-{w}": [v] for s in ("train", "test") for w, v in (("casts", 0), ("records", 24))}
             step = program.send(Message(Kind.CONTROL, step.edge, step.stamp, facts=facts))
         else:
             break
