@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from secsplit.errors import RunError, nearest
@@ -53,6 +53,13 @@ class RateSpec(BaseModel):
     name: str
     options: dict[str, bool | int | float | str | tuple[float, ...]] = {}
 
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in RATES:
+            raise ValueError(f"no such schedule; {nearest(name, RATES)}")
+        return name
+
 
 class OptimizerSpec(BaseModel):
     """The [optimizer] table, or [optimizers.ROLE] for one role: any torch optimizer by name, and its options."""
@@ -67,39 +74,41 @@ class OptimizerSpec(BaseModel):
     options: dict[str, bool | int | float | str | tuple[float, ...]] = {}  # the optimizer's others, by torch's names
     rate: RateSpec | None = None
 
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in OPTIMIZERS:
+            raise ValueError(f"no such optimizer; {nearest(name, OPTIMIZERS)}")
+        return name
 
-def optimizer_of(spec: OptimizerSpec) -> MakeOptimizer:
-    """What makes the optimizer of a segment's parameters. Raises RunError naming the key that cannot work."""
-    kind = OPTIMIZERS.get(spec.name)
-    if kind is None:
-        raise RunError(f"optimizer.name: unknown optimizer {spec.name!r}; {nearest(spec.name, OPTIMIZERS)}")
+
+def optimizer_of(spec: OptimizerSpec, *, where: str = "optimizer") -> MakeOptimizer:
+    """What makes the optimizer of a segment's parameters. Raises RunError naming the key below `where`."""
+    kind = OPTIMIZERS[spec.name]
     named: dict[str, Option] = {"momentum": spec.momentum, "weight_decay": spec.weight_decay, "betas": spec.betas}
     options = {"lr": spec.lr, **{k: v for k, v in named.items() if v is not None}}
-    _check_options("optimizer", spec.name, kind, options, others=())
-    _check_options("optimizer.options", spec.name, kind, spec.options, others=("params", *named, "lr"))
+    _check_options(where, spec.name, kind, options, others=())
+    _check_options(f"{where}.options", spec.name, kind, spec.options, others=("params", *named, "lr"))
     every = {**options, **spec.options}
 
     def make(parameters: Iterable[nn.Parameter]) -> Optimizer:
         return kind(parameters, **every)  # type: ignore[arg-type]
 
-    _tried("optimizer", spec.name, lambda: make([nn.Parameter(torch.zeros(1))]))
+    _tried(where, spec.name, lambda: make([nn.Parameter(torch.zeros(1))]))
     return make
 
 
-def rates_of(spec: OptimizerSpec, epochs: int) -> tuple[float, ...]:
+def rates_of(spec: OptimizerSpec, epochs: int, *, where: str = "optimizer") -> tuple[float, ...]:
     """The learning rate of every epoch, read off torch's schedule; empty where it stays as it is.
 
     Tabulated beforehand, so a rate depends on the epoch alone: nothing of it needs to be saved or handed over.
     """
     if spec.rate is None:
         return ()
-    kind = RATES.get(spec.rate.name)
-    if kind is None:
-        raise RunError(f"optimizer.rate.name: unknown schedule {spec.rate.name!r}; {nearest(spec.rate.name, RATES)}")
-    _check_options("optimizer.rate.options", spec.rate.name, kind, spec.rate.options, others=("optimizer",))
+    kind, options = RATES[spec.rate.name], spec.rate.options
+    _check_options(f"{where}.rate.options", spec.rate.name, kind, options, others=("optimizer",))
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=spec.lr)
-    options = spec.rate.options
-    schedule = _tried("optimizer.rate", spec.rate.name, lambda: kind(optimizer, **options))  # type: ignore[arg-type]
+    schedule = _tried(f"{where}.rate", spec.rate.name, lambda: kind(optimizer, **options))  # type: ignore[arg-type]
     rates = []
     for _ in range(epochs):
         rates.append(float(optimizer.param_groups[0]["lr"]))
@@ -133,12 +142,18 @@ def restore(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
         if not place.isdecimal() or int(place) >= len(parameters) or not name:
             raise ValueError(f"optimizer state {key!r} belongs to no parameter here")
         parameter = parameters[int(place)]
-        if value.ndim and value.shape != parameter.shape:
-            raise ValueError(
-                f"optimizer state {key!r} of shape {tuple(value.shape)}, expected {tuple(parameter.shape)}"
-            )
+        if not _fits(value, parameter):
+            shapes = f"{tuple(value.shape)}, expected {tuple(parameter.shape)}"
+            raise ValueError(f"optimizer state {key!r} of shape {shapes}")
         own = value.detach().clone()
         optimizer.state[parameter][name] = own.to(parameter.device) if own.ndim else own
+
+
+def _fits(value: Tensor, parameter: Tensor) -> bool:
+    """Whether a state has its parameter's shape, or is one number a row or column of it, or one in all."""
+    if value.ndim not in (0, parameter.ndim):
+        return False
+    return all(a in (1, b) for a, b in zip(value.shape, parameter.shape, strict=bool(value.ndim)))
 
 
 def _check_options(

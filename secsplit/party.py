@@ -134,10 +134,9 @@ class Party:
         copy = self.copy(turn.stamp())
         copy.mode(turn.training)
         if not turn.training:
-            with torch.no_grad():
-                walk = Walk(self, cast, turn.stamp(), rows, 1.0)
-                yield from walk.forward()
-                yield from walk.objectives()
+            walk = Walk(self, cast, turn.stamp(), rows, 1.0)
+            yield from walk.forward()
+            yield from walk.objectives()
             return
         self.defenses.begin(turn.stamp(), rows)
         copy.zero()

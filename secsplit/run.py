@@ -28,7 +28,7 @@ from secsplit.ledger import BudgetSpec
 from secsplit.message import Kind
 from secsplit.method import METHODS, BatchNorm, ClientSide, Hands, Method, Via, Weighting
 from secsplit.models.spec import ModelSpec
-from secsplit.optimizers import OptimizerSpec as OptimizerSpec
+from secsplit.optimizers import OptimizerSpec, optimizer_of, rates_of
 from secsplit.schedule import Schedule, Split
 from secsplit.topologies import named
 from secsplit.topology import Loss, Merge, Objective, Segment, Topology
@@ -408,6 +408,10 @@ def _check_method(run: Run) -> None:
     for role in run.file.optimizers:
         if role not in run.topology.roles:
             raise RunError(f"optimizers.{role}: no role of this topology; {nearest(role, run.topology.roles)}")
+    specs = {"optimizer": run.file.optimizer} | {f"optimizers.{r}": spec for r, spec in run.file.optimizers.items()}
+    for where, spec in specs.items():
+        optimizer_of(spec, where=where)
+        rates_of(spec, run.file.train.epochs, where=where)
 
 
 def _check_columns(run: Run) -> None:
