@@ -164,8 +164,11 @@ class Link(Protocol):
 class Inbox(Protocol):
     """Where all links' messages arrive."""
 
-    def get(self) -> tuple[str, Message]:
-        """(peer, message), waiting for one. Raises PeerError when a peer went away or broke the channel."""
+    def get(self) -> tuple[str, Message | None]:
+        """(peer, message), waiting for one; None once a peer has said all and closed, as one does whose part is over.
+
+        Raises PeerError when a peer went away or broke the channel.
+        """
 
 
 def serve(
@@ -180,6 +183,7 @@ def serve(
     """Drive one party over real channels until its program ends; links send and receive on threads of their own."""
     door = Door(party.name, transcript)
     program = party.program()
+    closed: set[str] = set()
     answer: Message | None = None
     with pinned(party.run.file.train.threads):
         try:
@@ -193,7 +197,13 @@ def serve(
                     links[step.to].send(step.message)
                 elif isinstance(step, Recv):
                     while (answer := door.handed(step)) is None:
-                        door.arrived(*inbox.get())
+                        if step.frm in closed:
+                            raise PeerError(step.frm, "closed the channel before the run was over")
+                        peer, message = inbox.get()
+                        if message is None:
+                            closed.add(peer)
+                        else:
+                            door.arrived(peer, message)
                 else:
                     observe(party, step)
         except StopIteration:

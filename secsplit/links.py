@@ -22,18 +22,19 @@ class ChannelInbox:
     """Where all links put what arrived, or why nothing more will."""
 
     def __init__(self, timeout: float | None = None) -> None:
-        self._queue: queue.Queue[tuple[str, Message | PeerError]] = queue.Queue()
+        self._queue: queue.Queue[tuple[str, Message | PeerError | None]] = queue.Queue()
         self._timeout = timeout
 
-    def put(self, peer: str, what: Message | PeerError) -> None:
+    def put(self, peer: str, what: Message | PeerError | None) -> None:
+        """A message, why there will be no more, or None for a peer that has said all and closed."""
         self._queue.put((peer, what))
 
-    def get(self) -> tuple[str, Message]:
-        """(peer, message). Raises PeerError for a peer that went away or broke the channel."""
+    def get(self) -> tuple[str, Message | None]:
+        """(peer, message or None). Raises PeerError for a peer that went away or broke the channel."""
         peer, what = self._queue.get(timeout=self._timeout)
         if isinstance(what, PeerError):
             raise what
-        if what.kind is Kind.CONTROL and what.edge == GOODBYE:
+        if what is not None and what.kind is Kind.CONTROL and what.edge == GOODBYE:
             raise PeerError(str(what.facts.get("peer", peer)), f"{what.facts.get('why', 'gave up')} (told by {peer!r})")
         return peer, what
 
@@ -80,14 +81,14 @@ class ChannelLink:
                 self._inbox.put(self.peer, decode(frame.meta, frame.payload, peer=self.peer))
         except PeerError as error:
             self._inbox.put(self.peer, error)
+        except PeerClosed:
+            self._inbox.put(self.peer, None)
         except ChannelError as error:
             self._fail(error)
 
     def _fail(self, error: ChannelError) -> None:
-        if self._closing.is_set():
-            return
-        ended = "closed the channel before the run was over" if isinstance(error, PeerClosed) else f"went away: {error}"
-        self._inbox.put(self.peer, PeerError(self.peer, ended))
+        if not self._closing.is_set():
+            self._inbox.put(self.peer, PeerError(self.peer, f"went away: {error}"))
 
 
 def say_goodbye(links: Mapping[str, ChannelLink], error: BaseException, me: str) -> None:

@@ -188,11 +188,28 @@ def test_a_goodbye_names_the_party_at_fault() -> None:
     link.close()
 
 
-def test_a_closed_channel_names_its_peer() -> None:
+def test_a_peer_that_closes_too_early_is_named() -> None:
+    topology = named("vanilla")
+    parties = parties_of(run_of(topology), modules_of(topology), {0: records_of(topology)})
     ends = memory_pair()
     inbox = ChannelInbox(timeout=10)
-    link = ChannelLink("hospital-b", ends[0], inbox)
+    link = ChannelLink("server", ends[0], inbox)
     ends[1].close()
-    with pytest.raises(PeerError, match="peer 'hospital-b': closed the channel before the run was over"):
-        inbox.get()
+    with pytest.raises(PeerError, match="peer 'server': closed the channel before the run was over"):
+        serve(parties["client"], {"server": link}, inbox)
     link.close()
+
+
+def test_a_peer_whose_part_is_over_may_close() -> None:
+    class Brief(Party):
+        def program(self):
+            message = yield Recv("server", Kind.CONTROL, "wanted", Stamp())
+            assert message is not None
+
+    topology = named("vanilla")
+    parties = parties_of(run_of(topology), modules_of(topology), {0: records_of(topology)})
+    parties["client"].__class__ = Brief
+    inbox = ChannelInbox(timeout=10)
+    inbox.put("another", None)
+    inbox.put("server", Message(Kind.CONTROL, "wanted", Stamp()))
+    serve(parties["client"], {}, inbox)
