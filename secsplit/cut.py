@@ -11,6 +11,7 @@ never crosses: what crosses a cut leaves the site.
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -187,7 +188,22 @@ def _work_on_copies(pieces: list[fx.GraphModule], example: Tensor) -> None:
 
 def _one(evaluating: fx.GraphModule, training: fx.GraphModule) -> nn.Module:
     """One module of a piece traced in both modes; most compute the same in both, and then one graph is enough."""
-    return evaluating if evaluating.code == training.code else _TwoModes(evaluating, training)
+    if evaluating.code != training.code:
+        return _TwoModes(evaluating, training)
+    return _sequential(evaluating) or evaluating
+
+
+def _sequential(piece: fx.GraphModule) -> nn.Sequential | None:
+    """The piece as a plain nn.Sequential, where it is one: each layer called once, on what the one before it gave."""
+    last, *layers, output = piece.graph.nodes
+    names = [str(node.target) for node in layers]
+    for node in layers:
+        if node.op != "call_module" or node.args != (last,) or node.kwargs or "." in str(node.target):
+            return None
+        last = node
+    if output.args != (last,) or len(set(names)) != len(names):
+        return None
+    return nn.Sequential(OrderedDict((name, piece.get_submodule(name)) for name in names))
 
 
 class _TwoModes(nn.Module):

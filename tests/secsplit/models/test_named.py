@@ -24,6 +24,7 @@ def test_mnistnet_cut_n_is_its_first_n_layers_with_the_published_widths() -> Non
     x = torch.randn(3, *GREY)
     for n, width in ((3, 8 * 12 * 12), (6, 256), (8, 120), (10, 84)):
         bottom, top = cut(model, [names[n - 1]], x)
+        assert [type(piece) for piece in (bottom, top)] == [nn.Sequential, nn.Sequential]
         smashed = bottom(x)
         assert smashed.flatten(1).shape == (3, width)
         assert torch.equal(smashed, nn.Sequential(*list(model.children())[:n])(x))
