@@ -26,6 +26,7 @@ from audits.finished import Finished
 from audits.gallery import Gallery, gallery
 from audits.leakage import Goal, Leakage
 from audits.score import score
+from audits.secret import secret
 from audits.views import empty_handed, view_of
 from secsplit import __version__
 from secsplit.errors import RunError, nearest
@@ -187,7 +188,7 @@ class _Auditor:
 
     def outcome(self, each: Attack, threat: Threat) -> dict[str, object]:
         view, truth = self.view(threat), self.finished.truth
-        guess = each.infer(view, coins=self.coins(each, threat))
+        guess = secret(view, each.infer(view, coins=self.coins(each, threat)))
         case = Case(truth, self.coins(each, threat, "score"), each.name, threat.name, (), self.finished.epochs)
         if guess.goal == "input":
             guess = score_inputs.evaluated(case, guess)
@@ -211,7 +212,7 @@ class _Auditor:
             blind = each.infer(empty_handed(view, seed=self.spec.seed), coins=self.coins(each, threat))
         except (NotApplicable, ValueError, ArithmeticError, RuntimeError):
             return ()
-        return (Rival(NOISE, blind),)
+        return (Rival(NOISE, secret(view, blind)),)
 
 
 def _facts(threat: Threat) -> ThreatFacts:

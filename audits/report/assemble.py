@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import platform
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -241,16 +242,7 @@ def _threat(facts: dict[str, object]) -> ThreatText:
 
 
 def _channel(folder: RunDir, run: Run) -> Channel:
-    links = tuple(
-        Link(
-            party=party.name, peer=peer, suite=str(f["suite"]), own_fingerprint=str(f["own_fingerprint"]),
-            peer_fingerprint=str(f["peer_fingerprint"]), bytes_sent=int(f["bytes_sent"]),
-            bytes_received=int(f["bytes_received"]), rekeys=int(f["rekeys"]), refused=int(f["refused"]),
-            padded=bool(f["padded"]),
-        )
-        for party in folder.parties()
-        for peer, f in party.channels().items()
-    )  # fmt: skip
+    links = tuple(_link(p.name, peer, told) for p in folder.parties() for peer, told in p.channels().items())
     if not links:
         return Channel(
             encrypted=False, links=(), still_visible=(),
@@ -267,6 +259,25 @@ def _channel(folder: RunDir, run: Run) -> Channel:
         about="Every message crossed a channel on which both ends proved who they are and everything is encrypted. "
         "That keeps out the network; it does not keep anything from the party at the other end.",
     )  # fmt: skip
+
+
+def _link(party: str, peer: str, told: Mapping[str, Any]) -> Link:
+    """A session's facts: one channel after the other, where the connection broke and was resumed."""
+    channels = told["channels"]
+    return Link(
+        party=party,
+        peer=peer,
+        suite=", ".join(dict.fromkeys(facts["suite"] for facts in channels)),
+        own_fingerprint=channels[0]["own_fingerprint"],
+        peer_fingerprint=channels[0]["peer_fingerprint"],
+        connections=len(channels),
+        resent=told["resent"],
+        bytes_sent=sum(facts["bytes_sent"] for facts in channels),
+        bytes_received=sum(facts["bytes_received"] for facts in channels),
+        rekeys=sum(facts["rekeys"] for facts in channels),
+        refused=sum(facts["refused"] for facts in channels),
+        padded=all(facts["padded"] for facts in channels),
+    )
 
 
 def _dp() -> Dp:

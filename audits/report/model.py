@@ -127,6 +127,8 @@ class Link(Frozen):
     suite: str
     own_fingerprint: str
     peer_fingerprint: str
+    connections: int  # more than one where it broke and was resumed
+    resent: int  # messages
     bytes_sent: int
     bytes_received: int
     rekeys: int
