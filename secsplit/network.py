@@ -9,8 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from channels import ChannelError, Identity, Listener, Roster, Session, SessionListener, open_session
 from secsplit.errors import EnvironmentFault, PeerError, RunError
@@ -115,15 +114,3 @@ def linked(sessions: Mapping[str, Session]) -> Iterator[tuple[Mapping[str, Chann
     finally:
         for link in links.values():
             link.close()
-
-
-COUNTED = ("records_sent", "records_received", "bytes_sent", "bytes_received", "rekeys", "refused")
-
-
-def told(session: Session) -> dict[str, Any]:
-    """A session's facts as one table: of its last connection, with what is counted summed over all of them."""
-    facts = session.facts
-    each = [asdict(channel) for channel in facts.channels]
-    sums = {name: sum(channel[name] for channel in each) for name in COUNTED}
-    messages = {"messages_sent": facts.messages_sent, "messages_received": facts.messages_received}
-    return {**each[-1], **sums, **messages, "resent": facts.resent, "connections": len(each)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from channels import Identity, Roster
 from secsplit.books import opened
 from secsplit.drive import Observer, serve, simulate
 from secsplit.links import say_goodbye
-from secsplit.network import connected, linked, told
+from secsplit.network import connected, linked
 from secsplit.party import Party
 from secsplit.run import Run
 from secsplit.rundir import INITIAL, PartyDir, RunDir
@@ -72,5 +73,5 @@ def train_party(run: Run, out: Path, name: str, me: Identity, roster: Roster, te
                     say_goodbye(links, error, name)
                     raise
         finally:
-            mine.save_channels({peer: told(session) for peer, session in channels.items()})
+            mine.save_channels({peer: asdict(channel.facts) for peer, channel in channels.items()})
     return folder
