@@ -95,14 +95,17 @@ class DPSGD(Defense):
         """The module, without layers that mix examples and without in-place layers, which hooks cannot follow."""
         from opacus.validators import ModuleValidator
 
-        errors = ModuleValidator.validate(module, strict=False)
-        if errors and self.spec.fix:
+        if self.spec.fix:
             module = ModuleValidator.fix(module)
-        elif errors:
-            told = "; ".join(dict.fromkeys(str(error).strip() for error in errors))
+        mixing = [
+            f"{path or 'itself'} ({type(layer).__name__})" for path, layer in module.named_modules() if mixes(layer)
+        ]
+        errors = [str(error).strip() for error in ModuleValidator.validate(module, strict=False)]
+        if mixing or errors:
             raise RunError(
-                f"defenses.segment: dp-sgd cannot bound one example's part in {self.spec.segment!r}: {told}; "
-                "set fix = true to replace such layers (batch by group normalisation)"
+                f"defenses.segment: dp-sgd cannot bound one example's part in {self.spec.segment!r}: layers mix "
+                f"examples or keep statistics of them: {', '.join(mixing) or '; '.join(errors)}; set fix = true to "
+                "replace them (batch by group normalisation), or choose a model without"
             )
         for layer in module.modules():
             if getattr(layer, "inplace", False):
@@ -144,6 +147,12 @@ class DPSGD(Defense):
     def factor(self, norms: Tensor) -> Tensor:
         """(batch,) what brings gradients of those norms into the ball of radius C / B."""
         return (self.spec.clip / self._batch / norms.clamp(min=1e-30)).clamp(max=1.0)
+
+
+def mixes(layer: nn.Module) -> bool:
+    """Whether a layer's output or state depends on several examples: no per-example clip bounds it then."""
+    norm = nn.modules.batchnorm._NormBase
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm) or (isinstance(layer, norm) and layer.track_running_stats)
 
 
 class Ghost(nn.Module):

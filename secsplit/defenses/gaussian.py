@@ -27,6 +27,7 @@ from secsplit.topology import Topology
 
 INSIDE = 1 - 2.0**-22  # clip a hair inside C, so that float32 rounding cannot leave the ball
 STEPS = 1024.0  # grid steps in a standard deviation, at least (at most twice that)
+LARGEST = 1e18  # beyond, the factor would be so small that float32 rounds it coarsely
 EXACT = 1 << 24  # integers that float32 holds exactly
 
 
@@ -98,7 +99,10 @@ class Gaussian(OnMessage[GaussianSpec]):
 
     def outgoing(self, out: Outgoing) -> Tensor:
         """(batch, ...): clipped, noised, rescaled; its gradient is that of the clipped tensor."""
-        inside = clipped(out.tensor, self.spec.clip, nonnegative=self.spec.nonnegative)
+        wide = (
+            out.tensor if out.tensor.dtype == torch.float64 else out.tensor.float()
+        )  # half precision rounds too coarsely
+        inside = clipped(wide, self.spec.clip, nonnegative=self.spec.nonnegative)
         released = self._noised(inside.detach(), out.name)
         if self.spec.once:
             sent = self._sent.setdefault(self._once(out), _Sent())
@@ -106,7 +110,7 @@ class Gaussian(OnMessage[GaussianSpec]):
         if self.spec.rescale != 1:
             released = released * self.spec.rescale
         left: Tensor = _Replaced.apply(inside, released, self.spec.rescale)  # type: ignore[no-untyped-call]
-        return left
+        return left.to(out.tensor.dtype)
 
     def bounds(self, out: Outgoing) -> tuple[Charge, ...]:
         if not self.covers(out.kind, out.edge):
@@ -150,8 +154,8 @@ def grid(deviation: float) -> tuple[float, float]:
 
 
 def clipped(h: Tensor, clip: float, *, nonnegative: bool = False) -> Tensor:
-    """Each example of h (batch, ...) scaled into the ball of radius `clip`; NaN counts as 0, infinity as very large."""
-    h = torch.nan_to_num(h)
+    """Each example of h (batch, ...) scaled into the ball of radius `clip`; NaN counts as 0, any |h| > 1e18 as 1e18."""
+    h = torch.nan_to_num(h).clamp(-LARGEST, LARGEST)
     if nonnegative:
         h = h.clamp(min=0)
     norms = torch.linalg.vector_norm(h.detach().flatten(1), dim=1, dtype=torch.float64)

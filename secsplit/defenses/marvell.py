@@ -98,28 +98,35 @@ def variances(u: float, v: float, distance: float, dimension: int, positives: fl
 
     u, v, power = u / distance, v / distance, power / distance
     weights = np.array([1 - positives, positives, (1 - positives) * (dimension - 1), positives * (dimension - 1)])
+    weights = np.maximum(weights, 1e-12)
 
-    def noise(x: NDArray[np.float64]) -> list[float]:
-        share = np.exp(x - x.max())
-        spread: list[float] = (power * share / share.sum() / np.maximum(weights, 1e-12)).tolist()
-        return spread
+    def shares(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        raised: NDArray[np.float64] = np.exp(x - x.max())
+        raised /= raised.sum()
+        return raised
 
-    def objective(x: NDArray[np.float64]) -> float:
-        l10, l11, l20, l21 = noise(x)
-        return _sum_kl(l10, l11, l20, l21, u, v, dimension)
+    def objective(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        share = shares(x)
+        value, slope = _sum_kl(power * share / weights, u, v, dimension)
+        along = power * slope / weights
+        return value, share * (along - share @ along)
 
-    starts = [np.log([a, 1 - a, b, b]) for a in (0.1, 0.5, 0.9) for b in (1e-4, 0.3)]
-    found = min((minimize(objective, x, method="L-BFGS-B") for x in starts), key=lambda result: float(result.fun))
-    l10, l11, l20, l21 = (x * distance for x in noise(found.x))
+    starts = [np.log([a, 1 - a, b, b]) for a in (0.1, 0.9) for b in (1e-4, 0.3)]
+    found = min((minimize(objective, x, jac=True) for x in starts), key=lambda result: float(result.fun))
+    l10, l11, l20, l21 = (power * distance * shares(found.x) / weights).tolist()
     return Variances((l10, l11), (l20, l21), float(found.fun))
 
 
-def _sum_kl(l10: float, l11: float, l20: float, l21: float, u: float, v: float, dimension: int) -> float:
-    """KL(P0 || P1) + KL(P1 || P0), in units where the means are 1 apart."""
-    ratio = (l20 + u) / (l21 + v)
-    rest = (dimension - 1) * (ratio + 1 / ratio)
-    first = (l10 + u + 1) / (l11 + v) + (l11 + v + 1) / (l10 + u)
-    return max((rest + first) / 2 - dimension, 0.0)
+def _sum_kl(noise: NDArray[np.float64], u: float, v: float, dimension: int) -> tuple[float, NDArray[np.float64]]:
+    """KL(P0 || P1) + KL(P1 || P0) in units where the means are 1 apart, and its slope.
+
+    noise: (4,) first and other variance of negatives and positives, in the order l10, l11, l20, l21.
+    """
+    a, b, c, d = noise[0] + u, noise[1] + v, noise[2] + u, noise[3] + v
+    value = ((a + 1) / b + (b + 1) / a + (dimension - 1) * (c / d + d / c)) / 2 - dimension
+    slope = np.array([1 / b - (b + 1) / a**2, 1 / a - (a + 1) / b**2, 1 / d - d / c**2, 1 / c - c / d**2]) / 2
+    slope[2:] *= dimension - 1
+    return max(float(value), 0.0), slope
 
 
 def detection_error(sum_kl: float) -> float:

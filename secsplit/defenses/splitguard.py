@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -67,8 +68,7 @@ class SplitGuard(Defense):
         self.scores: list[float] = []
         self._noise = noise
         self._step, self._fake, self._server = "", False, ""
-        self._fakes: list[Tensor] = []
-        self._regular: list[Tensor] = []
+        self._fakes, self._even, self._odd = Pile(), Pile(), Pile()
 
     def covers(self, kind: Kind, edge: str) -> bool:
         return kind is Kind.LABELS
@@ -95,14 +95,15 @@ class SplitGuard(Defense):
         """Before the client learns: keep the gradient, judge, and undo what a fake batch would teach."""
         if first.grad is None:
             return
-        (self._fakes if self._fake else self._regular).append(first.grad.detach().flatten().clone())
         if not self._fake:
+            (self._even if self._even.count <= self._odd.count else self._odd).add(first.grad.detach().flatten())
             return
+        self._fakes.add(first.grad.detach().flatten())
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-        if len(self._regular) >= 4:
-            self.scores.append(score(self._fakes, self._regular, self.spec.alpha, self.spec.beta))
+        if self._odd.count >= 2:
+            self.scores.append(score(self._fakes, self._even, self._odd, self.spec.alpha, self.spec.beta))
             self._judge()
 
     def _judge(self) -> None:
@@ -116,21 +117,37 @@ class SplitGuard(Defense):
             )
 
 
-def score(fakes: Sequence[Tensor], regular: Sequence[Tensor], alpha: float, beta: float) -> float:
-    """The paper's score in (0, 1): near 1 for an honest server. The regular ones are split in two by turns."""
-    one, two = regular[::2], regular[1::2]
-    told = _angle(fakes, regular) * _apart(fakes, regular)
-    base = _angle(one, two) * _apart(one, two)
-    s = (told - base) / (_apart(fakes, regular) + _apart(one, two) + 1e-12)
+@dataclass
+class Pile:
+    """Gradients seen so far: their sum, the sum of their norms, how many."""
+
+    total: Tensor | float = 0.0
+    norms: float = 0.0
+    count: int = 0
+
+    def add(self, gradient: Tensor) -> None:
+        """Put one (d,) gradient on the pile."""
+        self.total = self.total + gradient
+        self.norms += float(gradient.norm())
+        self.count += 1
+
+    def __or__(self, other: Pile) -> Pile:
+        return Pile(self.total + other.total, self.norms + other.norms, self.count + other.count)
+
+    def angle(self, other: Pile) -> float:
+        """Radians between the sums."""
+        cosine = torch.nn.functional.cosine_similarity(torch.as_tensor(self.total), torch.as_tensor(other.total), dim=0)
+        return math.acos(max(-1.0, min(1.0, float(cosine))))
+
+    def apart(self, other: Pile) -> float:
+        """The difference of the mean norms."""
+        return abs(self.norms / self.count - other.norms / other.count)
+
+
+def score(fakes: Pile, even: Pile, odd: Pile, alpha: float, beta: float) -> float:
+    """The paper's score in (0, 1), near 1 for an honest server; even and odd: the regular gradients in two halves."""
+    regular = even | odd
+    told = fakes.angle(regular) * fakes.apart(regular)
+    base = even.angle(odd) * even.apart(odd)
+    s = (told - base) / (fakes.apart(regular) + even.apart(odd) + 1e-12)
     return float((1 / (1 + math.exp(-alpha * s))) ** beta)
-
-
-def _angle(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """Radians between the sums."""
-    cosine = torch.nn.functional.cosine_similarity(sum(a[1:], a[0]), sum(b[1:], b[0]), dim=0)
-    return math.acos(max(-1.0, min(1.0, float(cosine))))
-
-
-def _apart(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """The difference of the mean norms."""
-    return abs(sum(float(g.norm()) for g in a) / len(a) - sum(float(g.norm()) for g in b) / len(b))
