@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from channels.errors import DigestMismatch, HandshakeError, IdentityMismatch, IntegrityError, SuiteRefused, UnknownPeer
 from channels.identity import Identity, PublicIdentity, proquints
 from channels.noise import HandshakeState, Secretive, Transport
-from channels.records import DEFAULT_LIMITS, KeySchedule, Limits, Opener, Sealer
+from channels.records import DEFAULT_LIMITS, Keys, Limits, Opener, Sealer
 from channels.roster import Roster
 from channels.suites import ENROLLED, Suite, accept, offer
 
@@ -104,8 +104,8 @@ class Agreement(Secretive):
         there, back = noise.export(b"secsplit/1 records", 2)
         mine, theirs = (there, back) if noise.initiator else (back, there)
         cipher = suite.protocol.cipher
-        self.sealer = Sealer(KeySchedule(cipher, mine), limits, pad=side.pad)
-        self.opener = Opener(KeySchedule(cipher, theirs), limits)
+        self.sealer = Sealer(Keys(cipher, mine), limits, pad=side.pad)
+        self.opener = Opener(Keys(cipher, theirs), limits)
 
 
 def frame(message: bytes) -> bytes:

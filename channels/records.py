@@ -18,6 +18,7 @@ of the length remain visible.
 
 from __future__ import annotations
 
+import ctypes
 import hmac
 import os
 import struct
@@ -25,6 +26,7 @@ import weakref
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -38,6 +40,7 @@ SEALED_HEADER = HEADER.size + TAG
 RECORD = 1 << 20  # bytes of plaintext in a full record
 REKEY_EVERY = 1 << 16  # records; with 1 MiB records 2**32 AES blocks a key
 LIMIT = 1 << 48  # records, ever, in one direction of one channel
+DROPPED = -1  # where a dropped key ends: before every counter
 MAX_META = 1 << 20
 MAX_MESSAGE = 4 << 30
 ALIGNMENT = 64
@@ -51,8 +54,10 @@ class Kind(IntEnum):
     HELLO = 2  # the initiator's first record: it proves the keys before anything is trusted to it
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+KINDS = tuple(Kind)
+
+
+class Frame(NamedTuple):
     """A received message: `payload` is writable memory of its own, starting at a multiple of 64 bytes."""
 
     meta: bytes
@@ -88,12 +93,18 @@ def padme(length: int) -> int:
 
 def aligned(length: int) -> memoryview:
     """Fresh writable memory, not zeroed, starting at a multiple of 64 bytes."""
-    raw = np.empty(length + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw.data[start : start + length]
+    raw = np.empty(length + ALIGNMENT, np.uint8).data
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(raw)) % ALIGNMENT
+    return raw[start : start + length]
 
 
-_living: weakref.WeakSet[KeySchedule] = weakref.WeakSet()
+def flat(buffer: Buffer) -> memoryview:
+    """Its bytes, as one line; raises TypeError where they are not contiguous."""
+    view = memoryview(buffer)
+    return view if view.format == "B" and view.ndim == 1 and view.c_contiguous else view.cast("B")
+
+
+_living: weakref.WeakSet[Keys] = weakref.WeakSet()
 
 
 def _drop_all() -> None:
@@ -105,81 +116,98 @@ def _drop_all() -> None:
 os.register_at_fork(after_in_child=_drop_all)
 
 
-class KeySchedule(Secretive):
-    """One direction's key, its record counter, its renewal, and its end."""
+class Keys(Secretive):
+    """One direction's key, its record counter, its renewal, and its end; every nonce serves one record."""
 
-    __slots__ = ("__weakref__", "_aead", "_cipher", "_key", "_why", "records", "rekeys")
+    __slots__ = ("__weakref__", "_aead", "_cipher", "_key", "_nonce", "_until", "_why", "records", "rekeys")
 
     def __init__(self, cipher: Cipher, key: bytes) -> None:
-        self._cipher, self._key, self._why = cipher, key, ""
-        self._aead: Aead | None = cipher.new(key)
+        self._cipher, self._nonce, self._key, self._why = cipher, cipher.nonce, key, ""
+        self._aead: Aead = cipher.new(key)
+        self._until = REKEY_EVERY
         self.records = self.rekeys = 0
         _living.add(self)
 
-    def next(self) -> tuple[Aead, bytes]:
-        """The key and nonce for the next record, each nonce handed out once; raises KeyExhausted or ChannelDead."""
-        if self._aead is None:
-            raise ChannelDead(self._why)
+    def seal(self, plaintext: Buffer, out: memoryview) -> None:
+        """Seal the next record into `out`, which is TAG bytes longer; raises KeyExhausted or ChannelDead."""
         n = self.records
-        if n and n % REKEY_EVERY == 0:
-            self._rekey()
+        if n >= self._until:
+            self._turn(n)
+        self.records = n + 1
+        self._aead.encrypt_into(self._nonce(0, n), plaintext, None, out)
+
+    def open(self, record: memoryview, out: memoryview) -> None:
+        """Open the next record; raises IntegrityError, leaving what must be wiped in `out`, or as `seal`."""
+        n = self.records
+        if n >= self._until:
+            self._turn(n)
+        self.records = n + 1
+        try:
+            self._aead.decrypt_into(self._nonce(0, n), record, None, out)
+        except InvalidTag:
+            raise IntegrityError(f"record {n} did not open") from None
+
+    def _turn(self, n: int) -> None:
+        """A new key, by a one-way step: yesterday's traffic stays shut to whoever learns today's key."""
+        if self._until == DROPPED:
+            raise ChannelDead(self._why)
         if n >= LIMIT:
             self.drop("its key is exhausted")
-            raise KeyExhausted(f"{LIMIT} records sealed in one direction of one channel")
-        self.records = n + 1
-        return self._aead, self._cipher.nonce(0, n)
-
-    def _rekey(self) -> None:
-        """One way: yesterday's traffic stays shut to whoever learns today's key."""
+            raise KeyExhausted(f"{LIMIT} records in one direction of one channel")
         self.rekeys += 1
         self._key = hmac.digest(self._key, b"secsplit rekey" + self.rekeys.to_bytes(8, "big"), "sha256")
         self._aead = self._cipher.new(self._key)
+        self._until += REKEY_EVERY
 
     def drop(self, why: str) -> None:
-        """Forget the key for good."""
-        self._aead, self._key = None, b""
+        """Forget the key for good; the first reason stays."""
         self._why = self._why or why
+        self._until, self._key = DROPPED, b""
+        self._aead = self._cipher.new(bytes(32))  # never used: `_until` is below every counter
 
 
 class Sealer:
     """Turns messages into sealed bytes, in a scratch of about one record; nothing is copied that need not be."""
 
-    def __init__(self, keys: KeySchedule, limits: Limits = DEFAULT_LIMITS, *, pad: bool = False) -> None:
+    def __init__(self, keys: Keys, limits: Limits = DEFAULT_LIMITS, *, pad: bool = False) -> None:
         self.keys, self.limits, self._pad = keys, limits, pad
         self._scratch = memoryview(bytearray(4096 + limits.record + TAG))
 
-    def seal(self, kind: Kind, meta: Buffer, payload: Sequence[Buffer] = ()) -> Iterator[memoryview]:
+    def seal(self, kind: int, meta: bytes, payload: Sequence[Buffer] = ()) -> Iterator[memoryview]:
         """Pieces to write in order, each valid until the next is asked for; raises MessageTooLarge before sealing."""
-        views = [flat for view in payload if (flat := memoryview(view).cast("B"))]
-        total, meta = sum(map(len, views)), bytes(meta)
+        views = [view for buffer in payload if len(view := flat(buffer))]
+        total = sum(map(len, views))
         self.limits.check(total, len(meta))
         return self._pieces(kind, meta, views, total)
 
-    def _pieces(self, kind: Kind, meta: bytes, views: list[memoryview], total: int) -> Iterator[memoryview]:
-        out, at = self._scratch, 0
-        at += self._seal(HEADER.pack(total, len(meta), kind, self._pad), out[at:])
+    def _pieces(self, kind: int, meta: bytes, views: list[memoryview], total: int) -> Iterator[memoryview]:
+        out, seal = self._scratch, self.keys.seal
+        seal(HEADER.pack(total, len(meta), kind, self._pad), out[:SEALED_HEADER])
+        at = SEALED_HEADER
         if self._pad:
-            meta = meta.ljust(padme(len(meta)), b"\0")
+            meta, total = meta.ljust(padme(len(meta)), b"\0"), padme(total)
         if meta:
-            if at + len(meta) + TAG > len(out):
+            if (end := at + len(meta) + TAG) > len(out):
                 yield out[:at]
-                out, at = memoryview(bytearray(max(len(out), len(meta) + TAG))), 0
-            at += self._seal(meta, out[at:])
-        for length, parts in _records(views, padme(total) if self._pad else total, self.limits.record):
-            if at + length + TAG > len(out):
+                at, end = 0, len(meta) + TAG
+                out = out if end <= len(out) else memoryview(bytearray(end))
+            seal(meta, out[at:end])
+            at = end
+        for length, parts in _records(views, total, self.limits.record):
+            if (end := at + length + TAG) > len(out):
                 yield out[:at]
-                out, at = self._scratch, 0
-            at += self._seal(_gather(parts, length, out[at:]), out[at:])
+                out, at, end = self._scratch, 0, length + TAG
+            seal(_gather(parts, length, out[at:end]), out[at:end])
+            at = end
         yield out[:at]
-
-    def _seal(self, plaintext: Buffer, out: memoryview) -> int:
-        aead, nonce = self.keys.next()
-        length = memoryview(plaintext).nbytes + TAG
-        return aead.encrypt_into(nonce, plaintext, None, out[:length])
 
 
 def _records(views: list[memoryview], total: int, size: int) -> Iterator[tuple[int, list[memoryview]]]:
     """Cut the concatenation of the views, with zeros up to `total`, into records: (length, parts) each."""
+    if total <= size:
+        if total:
+            yield total, views
+        return
     waiting, start = iter(views), 0
     view = next(waiting, None)
     for begin in range(0, total, size):
@@ -210,54 +238,50 @@ def _gather(parts: list[memoryview], length: int, out: memoryview) -> memoryview
 class Opener:
     """Turns sealed bytes into messages. It asks for bytes by yielding memory to fill; the caller does the reading."""
 
-    def __init__(self, keys: KeySchedule, limits: Limits = DEFAULT_LIMITS) -> None:
-        self.keys, self._limits = keys, limits
-        self._header = bytearray(SEALED_HEADER)
+    def __init__(self, keys: Keys, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.keys, self.limits = keys, limits
+        self._header = memoryview(bytearray(SEALED_HEADER))
 
     def open(self) -> Generator[memoryview, None, tuple[Kind, Frame]]:
         """One message: fill each memory yielded, entirely; the message is the generator's value.
 
-        Raises IntegrityError or MessageTooLarge, once; then, and whenever the caller gives up half way, all that was
-        written is wiped and the key is gone.
+        Raises IntegrityError or MessageTooLarge, once; then, and whenever the caller gives up after the header, all
+        that was written is wiped and the key is gone.
         """
+        yield self._header
         holding: list[memoryview] = []
-        started = False
         try:
-            header = memoryview(self._header)
-            yield header
-            started = True
-            total, meta_length, kind, padded = self._parse(header)
-            meta = memoryview(bytearray((padme(meta_length) if padded else meta_length) + TAG if meta_length else 0))
-            if meta:
-                holding.append(meta)
-                yield meta
-                self._open(meta)
-            wire = padme(total) if padded else total
-            payload = aligned(wire + TAG if wire else 0)
+            total, meta_length, kind, padded = self._parse()
+            meta, wire = b"", total
+            if padded:
+                wire = padme(total)
+            if meta_length:
+                memory = memoryview(bytearray((padme(meta_length) if padded else meta_length) + TAG))
+                holding.append(memory)
+                yield memory
+                self.keys.open(memory, memory[:-TAG])
+                meta = bytes(memory[:meta_length])
+            if not wire:
+                return kind, Frame(meta, memoryview(bytearray()))
+            payload = aligned(wire + TAG)
             holding.append(payload)
-            for begin in range(0, wire, self._limits.record):
-                record = payload[begin : min(begin + self._limits.record, wire) + TAG]
+            for begin in range(0, wire, self.limits.record):
+                end = min(begin + self.limits.record, wire)
+                record = payload[begin : end + TAG]
                 yield record
-                self._open(record)
+                self.keys.open(record, payload[begin:end])
+            return kind, Frame(meta, payload[:total])
         except BaseException:
-            if started:
-                for memory in holding:
-                    np.frombuffer(memory, np.uint8)[:] = 0
-                self.keys.drop("a message did not arrive whole and authentic")
+            for memory in holding:
+                np.frombuffer(memory, np.uint8)[:] = 0
+            self.keys.drop("a message did not arrive whole and authentic")
             raise
-        return kind, Frame(bytes(meta[:meta_length]), payload[:total])
 
-    def _parse(self, header: memoryview) -> tuple[int, int, Kind, bool]:
-        self._open(header)
+    def _parse(self) -> tuple[int, int, Kind, int]:
+        header = self._header
+        self.keys.open(header, header[: HEADER.size])
         total, meta_length, kind, padded = HEADER.unpack_from(header)
-        self._limits.check(total, meta_length)
-        if kind > max(Kind) or padded > 1:
+        if kind >= len(KINDS) or padded > 1:
             raise IntegrityError(f"unknown message kind {kind}", fault="peer", fix="run the same release on both sides")
-        return total, meta_length, Kind(kind), bool(padded)
-
-    def _open(self, record: memoryview) -> None:
-        aead, nonce = self.keys.next()
-        try:
-            aead.decrypt_into(nonce, record, None, record[: len(record) - TAG])
-        except InvalidTag:
-            raise IntegrityError(f"record {self.keys.records - 1} did not open") from None
+        self.limits.check(total, meta_length)
+        return total, meta_length, KINDS[kind], padded

@@ -327,8 +327,11 @@ class Session:
                 f"not heard for {time.monotonic() - channel.heard:.1f} s ({why.what}) nor found again: {error.what}",
                 peer=self.peer.name,
             ) from None
+        self._take_link(new, delivered)
+
+    def _take_link(self, new: Channel, delivered: int) -> None:
         with self._state:
-            if self._end is not None:
+            if self._end is not None:  # closed while we were looking
                 new.abandon()
                 raise self._end
             self._acknowledge(delivered)

@@ -66,25 +66,27 @@ class SocketWire:
 
     def fill(self, memory: memoryview, deadline: float | None) -> None:
         """See `Wire.fill`."""
-        length = len(memory)
+        length, start = len(memory), self._start
         if length <= READ_AHEAD:
             while self._end - self._start < length:
                 self._read_ahead(deadline)
-            memory[:] = self._ahead[self._start : self._start + length]
-            self._start += length
+            start = self._start
+            memory[:] = self._ahead[start : start + length]
+            self._start = start + length
             return
-        got = self._end - self._start
-        memory[:got] = self._ahead[self._start : self._end]
+        got = self._end - start
+        if got:
+            memory[:got] = self._ahead[start : self._end]
         self._start = self._end = 0
         while got < length:
             got += self._receive(memory[got:], time.monotonic() + self._stall, socket.MSG_WAITALL)
 
     def _read_ahead(self, deadline: float | None) -> None:
-        if self._start:
-            left = self._end - self._start
+        left = self._end - self._start
+        if left:
             self._ahead[:left] = self._ahead[self._start : self._end]
-            self._start, self._end = 0, left
-        self._end += self._receive(self._ahead[self._end :], deadline, 0)
+        self._start, self._end = 0, left
+        self._end = left + self._receive(self._ahead[left:], deadline, 0)
 
     def _receive(self, memory: memoryview, deadline: float | None, flags: int) -> int:
         while True:
@@ -110,18 +112,21 @@ class SocketWire:
 
     def write(self, piece: memoryview) -> None:
         """See `Wire.write`."""
-        at, progress = 0, 0.0
-        while at < len(piece):
+        since = 0.0
+        while True:
             try:
-                at += self._sock.send(piece[at:], socket.MSG_NOSIGNAL)
-                progress = 0.0
+                count = self._sock.send(piece)
             except BlockingIOError:
-                progress += TICK
-                if progress >= self._stall:
-                    raise DeadlineExceeded(f"the peer took no byte for {self._stall:.0f} s") from None
+                since = since or time.monotonic() - TICK
+                if time.monotonic() - since >= self._stall:
+                    raise DeadlineExceeded(f"the peer took no byte for {self._stall:g} s") from None
+                continue
             except OSError as error:
                 raise self._broken(f"the connection broke: {error.strerror}") from None
-        self.sent += len(piece)
+            self.sent += count
+            if count == len(piece):
+                return
+            piece, since = piece[count:], 0.0
 
     def _broken(self, what: str) -> ChannelDead | Truncated:
         return ChannelDead("closed here") if self._closed else Truncated(what)
