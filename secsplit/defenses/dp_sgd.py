@@ -57,6 +57,13 @@ class DPSGDSpec(AtSegment):
         if any(isinstance(spec, AtSegment) and spec is not self and spec.segment == self.segment for spec in specs):
             raise RunError(f"defenses.segment: dp-sgd: another defense acts on the training of {self.segment!r} too")
 
+    def updates(self, segment: str) -> tuple[Charge, ...]:
+        if segment != self.segment:
+            return ()
+        mu = gaussian_mu(self.sigma, adjacency=self.adjacency)
+        text = f"dp-sgd sigma={self.sigma:g} clip={self.clip:g} on {segment}"
+        return tuple(Charge(what, text, mu=mu, adjacency=self.adjacency) for what in (INPUTS, LABELS))
+
     def build(self, noise: Noise, classes: Mapping[str, int]) -> DPSGD:
         del classes
         return DPSGD(self, noise)
@@ -117,11 +124,7 @@ class DPSGD(Defense):
         self._draw = f"dp-sgd|{self.spec.segment}|{stamp.step}|{stamp.epoch}|{stamp.cast}"
 
     def updates(self, segment: str) -> tuple[Charge, ...]:
-        if segment != self.spec.segment:
-            return ()
-        mu = gaussian_mu(self.spec.sigma, adjacency=self.spec.adjacency)
-        text = f"dp-sgd sigma={self.spec.sigma:g} clip={self.spec.clip:g} on {segment}"
-        return tuple(Charge(what, text, mu=mu, adjacency=self.spec.adjacency) for what in (INPUTS, LABELS))
+        return self.spec.updates(segment)
 
     def _privatise(self) -> None:
         """Replace each parameter's gradient by the clipped sum plus noise, over B."""

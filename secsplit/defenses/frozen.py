@@ -23,6 +23,9 @@ class FrozenSpec(AtSegment):
 
     kind: Literal["frozen"] = "frozen"
 
+    def freezes(self, segment: str) -> bool:
+        return segment == self.segment
+
     def build(self, noise: Noise, classes: Mapping[str, int]) -> Frozen:
         del noise, classes
         return Frozen(self)

@@ -82,6 +82,15 @@ class GaussianSpec(AtCrossing):
                 f"cannot be sent once; add a defense kind = 'frozen' with segment = {source!r}, or leave once out"
             )
 
+    def bounds(self, kind: Kind, edge: str, *, training: bool = True) -> tuple[Charge, ...]:
+        del training
+        if kind != self.message or edge != self.edge:
+            return ()
+        mu = gaussian_mu(self.sigma, adjacency=self.adjacency, orthant=self.nonnegative)
+        text = f"gaussian sigma={self.sigma:g} clip={self.clip:g} {self.noise}"
+        once = edge if self.once else ""
+        return tuple(Charge(what, text, mu=mu, once=once, adjacency=self.adjacency) for what in DEPENDS[kind])
+
     def build(self, noise: Noise, classes: Mapping[str, int]) -> Gaussian:
         del classes
         return Gaussian(self, noise)

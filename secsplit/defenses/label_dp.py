@@ -43,6 +43,17 @@ class LabelDPSpec(Spec):
             )
         return holders[self.column]
 
+    def bounds(self, kind: Kind, edge: str, *, training: bool = True) -> tuple[Charge, ...]:
+        del edge
+        if LABELS not in DEPENDS[kind] or not training:
+            return ()
+        text = f"randomised response epsilon={self.epsilon:g} on {self.column}"
+        return (Charge(LABELS, text, epsilon=self.epsilon, once=f"label-dp|{self.column}"),)
+
+    def updates(self, segment: str) -> tuple[Charge, ...]:
+        del segment
+        return self.bounds(Kind.LABELS, "")
+
     def build(self, noise: Noise, classes: Mapping[str, int]) -> LabelDP:
         k = classes.get(self.column, 0)
         if k < 2:
@@ -68,6 +79,7 @@ class LabelDP(Defense):
         for cast, column in list(host.labels):
             if column == self.spec.column:
                 host.labels[cast, column] = self.randomised(host.labels[cast, column], f"{column}|{cast}")
+        # Where another column of this party is not randomised, nothing is bounded as a whole.
         self._alone = all(column == self.spec.column for _, column in host.labels)
 
     def randomised(self, labels: Tensor, name: str) -> Tensor:
@@ -78,15 +90,7 @@ class LabelDP(Defense):
         return torch.where(labels < 0, labels, noisy)
 
     def bounds(self, out: Outgoing) -> tuple[Charge, ...]:
-        if LABELS not in DEPENDS[out.kind] or not out.stamp.training:
-            return ()
-        return self._charge()
+        return self.spec.bounds(out.kind, out.edge, training=out.stamp.training) if self._alone else ()
 
     def updates(self, segment: str) -> tuple[Charge, ...]:
-        return self._charge()
-
-    def _charge(self) -> tuple[Charge, ...]:
-        if not self._alone:  # another label column of this party is not randomised: nothing is bounded as a whole
-            return ()
-        text = f"randomised response epsilon={self.spec.epsilon:g} classes={self.classes}"
-        return (Charge(LABELS, text, epsilon=self.spec.epsilon, once=f"label-dp|{self.spec.column}"),)
+        return self.spec.updates(segment) if self._alone else ()

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from secsplit.accounting import Charge
 from secsplit.defenses.base import Defense, Guarantee
 from secsplit.defenses.noise import Noise
 from secsplit.errors import RunError, nearest
@@ -41,6 +42,21 @@ class Spec(BaseModel):
     @abstractmethod
     def build(self, noise: Noise, classes: Mapping[str, int]) -> Defense:
         """The defense itself. classes: label column -> number of classes (0: regression)."""
+
+    def bounds(self, kind: Kind, edge: str, *, training: bool = True) -> tuple[Charge, ...]:
+        """What it proves about one such message, given the weights; empty where it proves nothing."""
+        del kind, edge, training
+        return ()
+
+    def updates(self, segment: str) -> tuple[Charge, ...]:
+        """What it proves about one optimizer step of a segment; empty where it proves nothing."""
+        del segment
+        return ()
+
+    def freezes(self, segment: str) -> bool:
+        """Whether it keeps a segment from learning."""
+        del segment
+        return False
 
     def fits(self, topology: Topology, specs: Sequence[Spec], micro_batches: int) -> None:
         """Raises RunError where it contradicts the rest of the run."""
