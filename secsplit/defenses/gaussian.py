@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,7 @@ from secsplit.defenses.frozen import FrozenSpec
 from secsplit.defenses.noise import MAX_SCALE, TAIL, Noise
 from secsplit.defenses.spec import AtCrossing, OnMessage, Positive, Spec
 from secsplit.errors import RunError
+from secsplit.message import Kind
 from secsplit.topology import Topology
 
 INSIDE = 1 - 2.0**-22  # clip a hair inside C, so that float32 rounding cannot leave the ball
@@ -122,13 +124,10 @@ class Gaussian(OnMessage[GaussianSpec]):
         return left.to(out.tensor.dtype)
 
     def bounds(self, out: Outgoing) -> tuple[Charge, ...]:
-        if not self.covers(out.kind, out.edge):
-            return ()
-        one = gaussian_mu(self.spec.sigma, adjacency=self.spec.adjacency, orthant=self.spec.nonnegative)
-        mu = one * math.sqrt(out.of)  # each tensor of the message is clipped by itself
-        text = f"gaussian sigma={self.spec.sigma:g} clip={self.spec.clip:g} {self.spec.noise}"
         once = f"{self._once(out)}|{self._memory}" if self.spec.once else ""
-        return tuple(Charge(what, text, mu=mu, once=once, adjacency=self.spec.adjacency) for what in DEPENDS[out.kind])
+        times = math.sqrt(out.of)  # each tensor of the message is clipped by itself
+        charges = self.spec.bounds(out.kind, out.edge)
+        return tuple(replace(charge, mu=charge.mu * times, once=once) for charge in charges)
 
     def state(self) -> dict[str, Tensor]:
         if not self._sent:
