@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,10 +13,13 @@ from torch import nn
 from secsplit.datasets import Dataset, DataSpec, load, shards
 from secsplit.defenses import Noise
 from secsplit.defenses import build as defend
+from secsplit.errors import DataError, RunError
+from secsplit.inference import Predictor
 from secsplit.models import build
 from secsplit.optimizers import optimizer_of, rates_of
 from secsplit.party import Party, Shard
 from secsplit.run import Run
+from secsplit.rundir import PartyDir, RunDir, read_weights
 from secsplit.schedule import SPLITS
 
 
@@ -57,6 +61,13 @@ def shard_of(run: Run, party: str, cast: int) -> Shard:
     if not columns and not labels:
         return Shard({}, {})
     dataset = dataset_of(run, party, cast)
+    shapes, _ = form_of(run)
+    for name in columns:
+        if dataset.shapes()[name] != shapes[name]:
+            raise DataError(
+                f"{party}: a record of column {name!r} has shape {tuple(dataset.shapes()[name])}, expected "
+                f"{tuple(shapes[name])} as the parties agreed; see [form] and [data]"
+            )
     records = {"train": dataset.train, "test": dataset.test}
     return Shard(
         {split: {name: records[split].inputs[name] for name in columns} for split in SPLITS},
@@ -66,9 +77,17 @@ def shard_of(run: Run, party: str, cast: int) -> Shard:
 
 def modules_of(run: Run) -> dict[str, nn.Module]:
     """All segments with their initial weights, which follow from the run's seed: every party builds the same."""
+    shapes, classes = form_of(run)
+    return build(run.file.model, run.topology, shapes, classes, seed=run.file.train.seed)
+
+
+def form_of(run: Run) -> tuple[Mapping[str, torch.Size], Mapping[str, int]]:
+    """(record shape by data column, number of classes by label): as the run file says, else read from its data."""
+    form = run.file.form
+    if form.shapes and form.classes:
+        return {name: torch.Size(shape) for name, shape in form.shapes.items()}, form.classes
     dataset = _loaded(run.file.data)
-    shapes: Mapping[str, torch.Size] = dataset.shapes()
-    return build(run.file.model, run.topology, shapes, dataset.classes, seed=run.file.train.seed)
+    return dataset.shapes(), dataset.classes
 
 
 def party_of(
@@ -89,11 +108,26 @@ def party_of(
     if modules is not None and not run.shared(role):
         held = deepcopy(held)
     data = {cast: shard_of(run, name, cast) for cast in run.casts_of(name)}
-    classes = _loaded(run.file.data).classes
+    _, classes = form_of(run)
     defenses = defend(run.file.defenses, run.topology, role, noise or Noise.fresh(), classes)
     spec = run.optimizer(role)
     rates = rates_of(spec, run.file.train.epochs)
-    return Party(run, name, held, data, optimizer_of(spec), defenses, rates=rates, accounted=accounted)
+    if run.file.train.start is not None:
+        begin_with(held, RunDir.open(Path(run.file.train.start)).party(name))
+    kind = Party if run.file.train.purpose == "train" else Predictor
+    return kind(run, name, held, data, optimizer_of(spec), defenses, rates=rates, accounted=accounted)
+
+
+def begin_with(modules: Mapping[str, nn.Module], folder: PartyDir) -> None:
+    """Load a finished run's last weights. Raises RunError where a segment's are missing or do not fit."""
+    for segment, module in modules.items():
+        saved = folder.weights(segment)
+        if not saved:
+            raise RunError(f"train.start: {folder.path} holds no weights of segment {segment!r}; this party needs them")
+        try:
+            module.load_state_dict(read_weights(saved[-1][1]))
+        except RuntimeError as error:
+            raise RunError(f"train.start: {saved[-1][1]} does not fit segment {segment!r}: {error}") from None
 
 
 def parties_of(run: Run) -> dict[str, Party]:

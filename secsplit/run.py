@@ -133,9 +133,25 @@ class PartySpec(Strict):
     budget: BudgetSpec = BudgetSpec()
 
 
-class TrainSpec(Strict):
-    """The [train] table."""
+class FormSpec(Strict):
+    """The [form] table: what one record looks like, for parties that hold no data from which it could be read.
 
+    shapes: data column -> shape of one record; classes: label column -> number of classes (0: regression).
+    """
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    classes: dict[str, int] = {}
+
+
+class TrainSpec(Strict):
+    """The [train] table.
+
+    purpose: "predict" lets a trained network answer for the test records instead of training; start: the folder of a
+    finished run, on this host, whose last weights the party begins with.
+    """
+
+    purpose: Literal["train", "predict"] = "train"
+    start: str | None = None
     seed: int = 0
     epochs: Annotated[int, Field(ge=1)] = 1
     batch_size: Annotated[int, Field(ge=1)] = 64
@@ -158,14 +174,15 @@ class RunFile(Strict):
     optimizers: dict[str, OptimizerSpec] = {}  # by role, where one differs
     train: TrainSpec = TrainSpec()
     data: DataSpec = DataSpec()
+    form: FormSpec = FormSpec()
     defenses: tuple[DefenseSpec, ...] = ()
     parties: dict[str, PartySpec]
     audit: dict[str, Any] = {}
     grid: dict[str, Any] = {}
 
 
-AGREED = ("topology", "method", "model", "optimizer", "optimizers", "train", "data", "defenses")
-LOCAL = {"data": {"path", "download", "id_key", "table", "masks"}, "train": {"threads", "record", "heartbeat"}}
+AGREED = ("topology", "method", "model", "optimizer", "optimizers", "train", "data", "form", "defenses")
+LOCAL = {"data": {"path", "download", "id_key", "table", "masks"}, "train": {"threads", "record", "heartbeat", "start"}}
 
 
 @dataclass(frozen=True)
@@ -223,6 +240,11 @@ class Run:
         pairs = [(cast[a], cast[b]) for cast in self.casts for a, b in self.topology.links]
         for idle in self.parties(AGGREGATOR) if len(self.casts) == 1 else ():  # nothing to average, but it belongs
             pairs += [(next(iter(self.casts[0].values())), idle)] if AGGREGATOR not in self.topology.roles else []
+        if self.file.train.purpose == "predict":  # the answer goes to whoever would hold the labels
+            makers = {o.holder: self.topology[o.segment].role for o in self.topology.objectives}
+            pairs += [
+                (cast[maker], cast[asker]) for cast in self.casts for asker, maker in makers.items() if maker != asker
+            ]
         for role in self.cohort_roles:
             if self.method.client_side == "handed-over":
                 pairs += combinations(self.parties(role), 2)  # whoever has a batch next may be any of them

@@ -4,6 +4,7 @@
     DIR/parties/NAME/transcript/             index.jsonl and shards of safetensors
     DIR/parties/NAME/weights/                SEGMENT/initial.safetensors, epoch-000.safetensors, ...
     DIR/parties/NAME/metrics.jsonl           one line an epoch
+    DIR/parties/NAME/predictions.safetensors answers of an inference run, at the party that asked
     DIR/parties/NAME/channel.json            the facts of each peer's channel
 
 A party writes only below its own name, so parties on several hosts each leave their own part.
@@ -27,6 +28,7 @@ from secsplit.run import Run, RunFile, load
 from secsplit.transcript import Transcript
 
 INITIAL = "initial"
+PREDICTIONS = "predictions.safetensors"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -79,6 +81,16 @@ class PartyDir:
         """The segments whose weights lie here."""
         folder = self.path / "weights"
         return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+    def save_predictions(self, answers: Mapping[str, Tensor]) -> None:
+        """answers: "OBJECTIVE/CAST" -> (test records, outputs)."""
+        content = save({name: output.detach().cpu().contiguous() for name, output in answers.items()})
+        write_atomically(self.path / PREDICTIONS, content)
+
+    def predictions(self) -> dict[str, Tensor]:
+        """What this party was answered in inference; empty where it asked nothing."""
+        path = self.path / PREDICTIONS
+        return load_file(path) if path.exists() else {}
 
     def tell(self, epoch: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
         """Append an epoch's metrics."""

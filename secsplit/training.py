@@ -9,6 +9,7 @@ from pathlib import Path
 from channels import Identity, Roster
 from secsplit.books import opened
 from secsplit.drive import Observer, serve, simulate
+from secsplit.inference import Predictor
 from secsplit.links import say_goodbye
 from secsplit.network import connected, linked
 from secsplit.party import Party
@@ -36,6 +37,9 @@ class Keeper:
             folder = self._folder.party(party.name)
             _save_weights(folder, party, f"epoch-{news.epoch:03d}")
             folder.tell(news.epoch, news.metrics)
+        if news.what == "done" and isinstance(party, Predictor) and party.predictions:
+            answers = {f"{objective}/{cast}": output for (objective, cast), output in party.predictions.items()}
+            self._folder.party(party.name).save_predictions(answers)
         self._tell(party, news)
 
 

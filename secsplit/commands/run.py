@@ -14,12 +14,14 @@ from secsplit.commands.console import Json, Out, Overrides, RunPath, progress, r
 
 if TYPE_CHECKING:
     from secsplit.party import Party
+    from secsplit.run import Run
     from secsplit.rundir import RunDir
     from secsplit.steps import News
 
 
 def register(app: typer.Typer) -> None:
     app.command("train")(train)
+    app.command("predict")(predict)
     app.command("join")(join)
 
 
@@ -33,19 +35,45 @@ def train(
     """Train with all parties on this machine: simulated in one process, or one process each."""
     from secsplit.run import load
 
-    run = load(run_file, overrides or [])
+    show(carried_out(load(run_file, overrides or []), out, processes=processes), as_json)
+
+
+def predict(
+    trained: Annotated[Path, typer.Argument(metavar="DIR", help="the folder of a finished run")],
+    processes: Annotated[bool, typer.Option("--processes", help="one OS process a party, over real channels")] = False,
+    out: Out = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Let a trained network answer for the test records, split, over the same links, without any label."""
+    from secsplit.run import load
+
+    start = json.dumps(str(trained.resolve()))
+    settings = ['train.purpose="predict"', f"train.start={start}", *(overrides or [])]
+    folder = carried_out(load(trained / "run.toml", settings), out or trained / "predictions", processes=processes)
+    answers = {party.name: party.predictions() for party in folder.parties()}
+    if as_json:
+        result_json(
+            {name: {key: value.tolist() for key, value in told.items()} for name, told in answers.items() if told}
+        )
+        return
+    for name, told in answers.items():
+        for key, value in told.items():
+            result(f"{name} {key}: {len(value)} records answered")
+    result(f"results: {folder.path}")
+
+
+def carried_out(run: Run, out: Path | None, *, processes: bool) -> RunDir:
+    """Carry out a run with all parties on this machine; the folder it left."""
     folder = out or Path("runs") / run.file.name
-    first = next(iter(run.file.parties))
-    with progress(first) as bar:
+    with progress(next(iter(run.file.parties))) as bar:
         if processes:
             from secsplit.launch import train_processes
 
-            done = train_processes(run, folder, lambda name, news: bar.advance(name, news))
-        else:
-            from secsplit.training import train_simulated
+            return train_processes(run, folder, bar.advance)
+        from secsplit.training import train_simulated
 
-            done = train_simulated(run, folder, bar)
-    show(done, as_json)
+        return train_simulated(run, folder, bar)
 
 
 def join(

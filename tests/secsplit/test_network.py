@@ -5,8 +5,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from channels import Identity, KeyFileError, Roster
 
+from channels import Identity, KeyFileError, Roster
 from secsplit.errors import EnvironmentFault, PeerError, RunError
 from secsplit.launch import addressed, make_keys
 from secsplit.network import connected, listens
