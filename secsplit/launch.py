@@ -108,7 +108,8 @@ class Member:
         self.process = process
         self.log = log
         self.news: News | None = None
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     @classmethod
     def start(cls, party: str, run_file: Path, keys: Keys, out: Path) -> Member:
@@ -123,10 +124,11 @@ class Member:
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            told = json.loads(line)
-            if told.get("what") in ("turn", "epoch", "done"):
-                self.news = News(**told)
+        with self.process.stdout as lines:
+            for line in lines:
+                told = json.loads(line)
+                if told.get("what") in ("turn", "epoch", "done"):
+                    self.news = News(**told)
 
     def words(self) -> str:
         """Why it ended, from its log, or by which signal."""
@@ -140,6 +142,7 @@ class Member:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        self._listener.join()
 
 
 def _watch(members: Mapping[str, Member], tell: Tell, grace: float) -> None:

@@ -40,7 +40,7 @@ class ModelSpec(Strict):
     hidden: PositiveInt = 64
     normalisation: Literal["batch", "group", "none"] = "batch"
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    segments: dict[str, SegmentModel] = {}
+    segments: dict[str, SegmentModel] = Field(default_factory=dict)
 
 
 def parse(table: Mapping[str, Any]) -> ModelSpec:
