@@ -84,15 +84,14 @@ class Party:
             (cast, name): y for cast, s in shards.items() for name, y in s.labels.get("train", {}).items()
         }
         _refuse_batch_dependence(run, self.modules)
-        plain = dict(self.optimizers)
         self.defenses.prepare(self)
         self._stochastic = {segment: draws(module) for segment, module in self.modules.items()}
         self.own = Replica(self.modules, self.optimizers)
-        unwrapped = all(self.optimizers[segment] is optimizer for segment, optimizer in plain.items())
+        unwrapped = not any(defense.steps for defense in self.defenses)
         self.copies = self._copies(make_optimizer, unwrapped)
         if run.method.client_side == "gradients-averaged" and not unwrapped:
             raise RunError(
-                "method.name: 'large-batch' sends gradients before an optimizer that a defense wraps has seen them"
+                "method.name: 'large-batch' sends gradients before a defense that acts as optimizers step sees them"
             )
 
     def _copies(self, make_optimizer: MakeOptimizer, plain: bool) -> Copies | None:

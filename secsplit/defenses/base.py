@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, overload
+from typing import ClassVar, Literal, Protocol, overload
 
 import torch
 from torch import Tensor, nn
@@ -79,8 +79,11 @@ class Host(Protocol):
 class Defense:
     """One mechanism at one party; subclasses override the hooks they need and leave the others alone.
 
-    Its `Spec` says how it is called, whose idea it is and what is proven of it.
+    Its `Spec` says how it is called, whose idea it is and what is proven of it. steps: whether it does its work as a
+    segment's optimizer steps, so that neither a copy of the segment nor gradients sent before that step are defended.
     """
+
+    steps: ClassVar[bool] = False
 
     def covers(self, kind: Kind, edge: str) -> bool:
         """Whether this defense changes messages of that kind on that edge."""

@@ -72,6 +72,8 @@ class DPSGDSpec(AtSegment):
 class DPSGD(Defense):
     """Hooks Opacus into a segment and rewrites its gradients just before its optimizer steps."""
 
+    steps = True
+
     def __init__(self, spec: DPSGDSpec, noise: Noise) -> None:
         self.spec = spec
         self._noise = noise

@@ -62,6 +62,8 @@ class SplitGuardSpec(AtCut):
 class SplitGuard(Defense):
     """Fakes labels of whole batches, keeps the first layer's gradients, and scores them."""
 
+    steps = True
+
     def __init__(self, spec: SplitGuardSpec, noise: Noise, classes: int) -> None:
         self.spec = spec
         self.classes = classes
