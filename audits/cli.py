@@ -111,7 +111,7 @@ def show(found: Audit) -> None:
         if cell.status == "failed":
             table.add_row(cell.attack, cell.threat, "failed", "", "", "", "", cell.because)
     idle = sum(cell.status == "not applicable" for cell in found.cells)
-    Console(soft_wrap=True).print(table)
+    Console(width=max(Console().width, 118)).print(table)  # a table folded to 80 columns cannot be read
     say(f"{len(found.cells)} combinations of attack and adversary, {idle} not applicable")
 
 

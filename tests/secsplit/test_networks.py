@@ -4,14 +4,13 @@ import copy
 
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from secsplit.drive import simulate
 from secsplit.models import build
 from secsplit.models.spec import ModelSpec
 from secsplit.party import Shard
 from secsplit.topologies import named
-
 from tests.secsplit.graphs import parties_of, run_of
 
 SHAPE, CLASSES, ROWS = torch.Size((3, 32, 32)), 10, 8
@@ -44,8 +43,8 @@ def test_resnet18_with_batch_normalisation_at_any_cut(name: str, cut: tuple[str,
     x, y = torch.randn(ROWS, *SHAPE, generator=coins), torch.randint(0, CLASSES, (ROWS,), generator=coins)
     records = {
         role: Shard(
-            {split: {c: x for c in topology.columns(role)} for split in ("train", "test")},
-            {split: {c: y for c in topology.labels(role)} for split in ("train", "test")},
+            {split: dict.fromkeys(topology.columns(role), x) for split in ("train", "test")},
+            {split: dict.fromkeys(topology.labels(role), y) for split in ("train", "test")},
         )
         for role in topology.roles
     }
