@@ -51,10 +51,11 @@ def audited(folder: Path) -> Audit:
     from audits.config import audit_spec
     from audits.finished import Finished
     from audits.privacy import audit as run_audit
+    from audits.shelf import Shelf
 
     finished = Finished.open(folder)
     with _progress() as tell:
-        found = run_audit(finished, audit_spec(finished.run), tell)
+        found = run_audit(finished, audit_spec(finished.run), tell, shelf=Shelf(folder / "cells"))
     found.save(folder)
     return found
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 import torch
@@ -108,6 +109,18 @@ class Finished:
         return tuple(
             dataset_of(run, party, cast) for cast in range(len(run.casts)) for party in run.casts[cast].values()
         )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of every transcript file, so that what was audited can be told from anything else; "" in memory."""
+        if self.folder is None:
+            return ""
+        digest = sha256()
+        for party in sorted(self.transcripts):
+            for file in sorted((self.folder / "parties" / party / "transcript").iterdir()):
+                with file.open("rb") as content:
+                    digest.update(f"{party}/{file.name}:{file_digest(content, 'sha256').hexdigest()}\n".encode())
+        return digest.hexdigest()
 
     def order(self, stamp: Stamp) -> Tensor:
         """(batch,) the rows of the message with that stamp: which positions of the cast's records it holds."""

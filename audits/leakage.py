@@ -118,6 +118,7 @@ class Leakage:
     n: int
     unit: str = "records"
     p: float | None = None
+    p_adjusted: float | None = None  # p by Holm, over all headline figures of one audit
     null_high: float | None = None  # the 95% quantile of the null
     headline: bool = False  # the metric by which this goal's attacks are compared
     groups: tuple[Group, ...] = ()
@@ -138,11 +139,12 @@ class Leakage:
 
     @property
     def leaks(self) -> bool:
-        """Whether the whole interval lies beyond chance, and its p-value (where there is one) at most 0.05."""
+        """Whether the whole interval lies beyond chance, and the (adjusted) p-value, where there is one, is <= 0.05."""
         if self.low is None or self.high is None or self.chance is None:
             return False
         beyond = self.low > self.chance if METRICS[self.metric].more else self.high < self.chance
-        return beyond and (self.p is None or self.p <= 0.05)
+        p = self.p if self.p_adjusted is None else self.p_adjusted
+        return beyond and (p is None or p <= 0.05)
 
 
 def worst(leakages: Iterable[Leakage]) -> Leakage | None:

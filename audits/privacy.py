@@ -27,6 +27,8 @@ from audits.gallery import Gallery, gallery
 from audits.leakage import Goal, Leakage
 from audits.score import score
 from audits.secret import secret
+from audits.shelf import Shelf, key_of
+from audits.statistics import holm
 from audits.views import empty_handed, view_of
 from secsplit import __version__
 from secsplit.errors import RunError, nearest
@@ -73,7 +75,6 @@ class Cell(Frozen):
     leakages: tuple[Leakage, ...] = ()
     facts: dict[str, float | int | str] = {}
     gallery: Gallery | None = None
-    cpu_seconds: float = 0.0
 
 
 class Audit(Frozen):
@@ -86,7 +87,7 @@ class Audit(Frozen):
     threats: tuple[ThreatFacts, ...]
     cells: tuple[Cell, ...]
     hidden: bool  # reconstructions were made and are not shown, for they are of real patients
-    cpu_seconds: float
+    evidence: str  # the fingerprint of the transcripts that were attacked
 
     @property
     def leakages(self) -> tuple[Leakage, ...]:
@@ -121,26 +122,49 @@ def audit(
     tell: Tell = lambda done, of, what: None,
     *,
     attacks: Sequence[Attack] | None = None,
+    shelf: Shelf | None = None,
 ) -> Audit:
     """Run every attack of every threat over what that threat saw; the attacks of `spec`, or those given.
 
+    shelf: where finished cells are kept, and taken from when the audit goes on after a kill.
     Raises RunError where there is nothing to run.
     """
     threats, attacks = spec.adversaries(finished.run.topology), chosen(spec) if attacks is None else attacks
     plan = [(threat, each) for threat in threats for each in attacks]
     if not plan:
         raise RunError("audit: no attack and threat to run, and an empty audit says nothing; see audit.attacks")
-    began, cells = time.process_time(), []
-    auditor = _Auditor(finished, spec)
+    cells = []
+    auditor = _Auditor(finished, spec, shelf)
     for done, (threat, each) in enumerate(plan):
         tell(done, len(plan), f"{each.name} by {threat.name}")
-        cells.append(auditor.cell(each, threat))
+        cells.append(auditor.timed(each, threat).cell)
     hidden = finished.truth.real_patients and not spec.reveal
     return Audit(
         digest=finished.run.digest().hex(), seed=spec.seed, threats=tuple(_facts(t) for t in threats),
-        cells=tuple(cells), hidden=hidden and any(c.goal == "input" and c.status == "ran" for c in cells),
-        cpu_seconds=time.process_time() - began,
+        cells=corrected(cells), hidden=hidden and any(c.goal == "input" and c.status == "ran" for c in cells),
+        evidence=finished.fingerprint,
     )  # fmt: skip
+
+
+def corrected(cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """The cells with Holm's correction over all headline figures: many attacks are many chances of a false alarm."""
+    places = [
+        (i, j)
+        for i, cell in enumerate(cells)
+        for j, leak in enumerate(cell.leakages)
+        if leak.headline and leak.p is not None
+    ]
+    adjusted = dict(zip(places, holm([cells[i].leakages[j].p or 0.0 for i, j in places]), strict=True))
+    return tuple(
+        cell.model_copy(
+            update={
+                "leakages": tuple(
+                    replace(leak, p_adjusted=adjusted.get((i, j))) for j, leak in enumerate(cell.leakages)
+                )
+            }
+        )
+        for i, cell in enumerate(cells)
+    )
 
 
 def chosen(spec: AuditSpec) -> tuple[Attack, ...]:
@@ -153,12 +177,43 @@ def chosen(spec: AuditSpec) -> tuple[Attack, ...]:
     return tuple(configured(name, **spec.options.get(name, {})) for name in names if name not in spec.skip)
 
 
+class Timed(Frozen):
+    """A cell and what it took, which is no evidence and is kept apart from it."""
+
+    cell: Cell
+    cpu_seconds: float
+
+
 class _Auditor:
     """Keeps the views, which cells of one threat share."""
 
-    def __init__(self, finished: Finished, spec: AuditSpec) -> None:
-        self.finished, self.spec = finished, spec
+    def __init__(self, finished: Finished, spec: AuditSpec, shelf: Shelf | None) -> None:
+        self.finished, self.spec, self.shelf = finished, spec, shelf
         self.views: dict[str, View] = {}
+
+    def timed(self, each: Attack, threat: Threat) -> Timed:
+        """The cell, taken from the shelf where it is already there; one that failed is tried again."""
+        if self.shelf is None:
+            return self.run(each, threat)
+        key = self.key(each, threat)
+        kept = self.shelf.get(key, Timed)
+        if kept is None:
+            kept = self.run(each, threat)
+            if kept.cell.status != "failed":
+                self.shelf.put(key, kept)
+        return kept
+
+    def key(self, each: Attack, threat: Threat) -> str:
+        """Everything that a cell's outcome follows from."""
+        options = {name: getattr(each, name) for name in getattr(each, "__dataclass_fields__", {})}
+        spec = self.spec.model_dump(mode="json", include={"seed", "control", "gallery", "reveal"})
+        return key_of(__version__, self.finished.run.digest().hex(), self.finished.fingerprint, each.name,
+                      type(each).__qualname__, options, _facts(threat), spec)  # fmt: skip
+
+    def run(self, each: Attack, threat: Threat) -> Timed:
+        began = time.process_time()
+        cell = self.cell(each, threat)
+        return Timed(cell=cell, cpu_seconds=time.process_time() - began)
 
     def view(self, threat: Threat) -> View:
         if threat.name not in self.views:
@@ -177,14 +232,13 @@ class _Auditor:
         )  # fmt: skip
         if reason := each.why_not(self.finished.run.topology, threat):
             return cell.model_copy(update={"because": reason})
-        began = time.process_time()
         try:
             update = self.outcome(each, threat)
         except NotApplicable as reason:
             return cell.model_copy(update={"because": str(reason)})
         except Exception as error:
             update = {"status": "failed", "because": f"{type(error).__name__}: {error}"}
-        return cell.model_copy(update={**update, "cpu_seconds": time.process_time() - began})
+        return cell.model_copy(update=update)
 
     def outcome(self, each: Attack, threat: Threat) -> dict[str, object]:
         view, truth = self.view(threat), self.finished.truth

@@ -106,7 +106,8 @@ def _paired(values: Tensor, rival: Tensor, *, more: bool) -> float | None:
     """Wilcoxon's signed-rank test, record by record, that the attack comes closer than the rival."""
     if len(values) != len(rival) or not bool((values != rival).any()):
         return None
-    return float(stats.wilcoxon(values.numpy(), rival.numpy(), alternative="greater" if more else "less").pvalue)
+    found = stats.wilcoxon(values.numpy(), rival.numpy(), alternative="greater" if more else "less")
+    return max(float(found.pvalue), statistics.FLOOR)
 
 
 def _pool(case: Case, guess: Guess) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 LEVEL = 0.95
+FLOOR = 1e-12  # no p-value is called smaller
 CHUNK = 1 << 22  # elements a bootstrap draws at once, which bounds its memory
 
 
@@ -140,10 +141,17 @@ class Null:
     def quantile(self, q: float = LEVEL) -> float:
         return float(self.draws.quantile(q))
 
-    def p(self, observed: float, *, lower: bool = False) -> float:
-        """One-sided p-value, never 0: (1 + exceedances) / (1 + draws)."""
-        as_extreme = self.draws <= observed if lower else self.draws >= observed
-        return (1 + int(as_extreme.sum())) / (1 + len(self.draws))
+    def p(self, observed: float) -> float:
+        """One-sided p-value: (1 + exceedances) / (1 + draws); where no draw comes near, the normal tail beyond them.
+
+        Without the tail, few draws could never survive a correction for many attacks.
+        """
+        exceeding = int((self.draws >= observed).sum())
+        if exceeding:
+            return (1 + exceeding) / (1 + len(self.draws))
+        spread = float(self.draws.std())
+        tail = float(stats.norm.sf((observed - self.mean) / spread)) if spread > 0 else 0.0
+        return min(1 / (1 + len(self.draws)), max(tail, FLOOR))
 
 
 def permuted(statistic: Callable[[Tensor], float], n: int, *, coins: torch.Generator, draws: int = 199) -> Null:
@@ -168,4 +176,4 @@ def benjamini_hochberg(p: Sequence[float]) -> list[float]:
 
 def binomial_p(hits: int, n: int, chance: float) -> float:
     """P(at least `hits` of n by chance alone)."""
-    return float(stats.binom.sf(hits - 1, n, chance)) if n else 1.0
+    return max(float(stats.binom.sf(hits - 1, n, chance)), FLOOR) if n else 1.0

@@ -291,7 +291,7 @@ def _dp() -> Dp:
 def _leakage(audit: Audit) -> LeakageSection:
     return LeakageSection(
         worst_label=_pointer(audit, "label"), worst_input=_pointer(audit, "input"), cells=audit.cells,
-        hidden=audit.hidden, seed=audit.seed, cpu_seconds=audit.cpu_seconds,
+        hidden=audit.hidden, seed=audit.seed, evidence=audit.evidence,
     )  # fmt: skip
 
 

@@ -175,7 +175,7 @@ class LeakageSection(Frozen):
     cells: tuple[Cell, ...]
     hidden: bool
     seed: int
-    cpu_seconds: float
+    evidence: str  # fingerprint of the transcripts
 
 
 class Utility(Frozen):

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from attacks.base import Attack
 from audits.config import AuditSpec, ThreatSpec, checked
 from audits.finished import Finished
-from audits.privacy import NOISE, Audit, audit, chosen
+from audits.privacy import NOISE, Audit, Timed, _Auditor, audit, chosen
+from audits.shelf import Shelf
 from secsplit.errors import RunError
+from secsplit.threat import Threat
 from tests.audits import toys
 
 
@@ -87,6 +90,51 @@ def test_saved_and_read_back_alike(audited: Audit, tmp_path: Path) -> None:
     (tmp_path / "audit.json").write_text('{"schema_version": "9"}')
     with pytest.raises(RunError, match="not an audit of version"):
         Audit.load(tmp_path)
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside."""
+
+
+@pytest.mark.parametrize("after", range(len(toys.ALL)))
+def test_an_audit_that_was_killed_goes_on_where_it_was(
+    finished: Finished, audited: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    began: list[str] = []
+
+    def counted(self: _Auditor, each: Attack, threat: Threat) -> Timed:
+        if len(began) == 3 * after + 1:
+            raise Killed
+        began.append(f"{each.name} {threat.name}")
+        return run(self, each, threat)
+
+    run = _Auditor.run
+    monkeypatch.setattr(_Auditor, "run", counted)
+    with pytest.raises(Killed):
+        audit(finished, AuditSpec(), attacks=toys.ALL, shelf=Shelf(tmp_path))
+    finished_before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    monkeypatch.setattr(_Auditor, "run", run)
+    found = audit(finished, AuditSpec(), attacks=toys.ALL, shelf=Shelf(tmp_path))
+    assert found.model_dump_json() == audited.model_dump_json()
+    assert len(finished_before) == len([b for b in began if not b.startswith("broken curious client")])
+    assert {path: path.stat().st_mtime_ns for path in finished_before} == finished_before
+
+
+def test_a_finished_cell_is_not_taken_for_another(finished: Finished, tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    audit(finished, AuditSpec(), attacks=[toys.LinearInverse()], shelf=shelf)
+    files = len(list(tmp_path.iterdir()))
+    for spec, attack in ((AuditSpec(), toys.LinearInverse(damping=1.0)), (AuditSpec(seed=1), toys.LinearInverse())):
+        audit(finished, spec, attacks=[attack], shelf=shelf)
+        assert len(list(tmp_path.iterdir())) == files + 3
+        files += 3
+
+
+def test_many_attacks_are_many_chances_of_a_false_alarm(audited: Audit) -> None:
+    headlines = [leak for leak in audited.leakages if leak.headline and leak.p is not None]
+    assert all(leak.p_adjusted is not None and leak.p_adjusted >= leak.p for leak in headlines)  # type: ignore[operator]
+    smallest = min(headlines, key=lambda leak: leak.p or 0.0)
+    assert smallest.p_adjusted == pytest.approx(min(1.0, (smallest.p or 0.0) * len(headlines)))
 
 
 def test_an_empty_audit_is_refused(finished: Finished) -> None:
