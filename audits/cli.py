@@ -20,6 +20,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the folder of a fin
 def register(app: typer.Typer) -> None:
     app.command("audit")(audit)
     app.command("report")(report)
+    app.command("gate")(gate)
 
 
 def audit(target: Target, overrides: Overrides = None, as_json: Json = False) -> None:
@@ -34,11 +35,15 @@ def audit(target: Target, overrides: Overrides = None, as_json: Json = False) ->
     say(f"write its report with: secsplit report {folder}")
 
 
-def report(folder: Folder, as_json: Json = False) -> None:
+def report(
+    folder: Folder,
+    policy: Annotated[Path | None, typer.Option("--policy", metavar="POLICY.toml", help="give a verdict by it")] = None,
+    as_json: Json = False,
+) -> None:
     """Write the report of an audited run: report.html and report.json."""
     import json
 
-    files = reported(folder)
+    files = reported(folder, policy)
     if as_json:
         result_json(json.loads(files[0].read_text()))
         return
@@ -49,20 +54,48 @@ def report(folder: Folder, as_json: Json = False) -> None:
 def audited(folder: Path) -> Audit:
     """Audit a finished run's folder, and leave the result there."""
     from audits.config import audit_spec
+    from audits.control import audit_with_control
     from audits.finished import Finished
-    from audits.privacy import audit as run_audit
     from audits.shelf import Shelf
 
     finished = Finished.open(folder)
     with _progress() as tell:
-        found = run_audit(finished, audit_spec(finished.run), tell, shelf=Shelf(folder / "cells"))
+        found = audit_with_control(finished, audit_spec(finished.run), tell, shelf=Shelf(folder / "cells"))
     found.save(folder)
     return found
 
 
-def reported(folder: Path) -> Sequence[Path]:
+def gate(
+    folder: Folder,
+    policy: Annotated[Path, typer.Option("--policy", metavar="POLICY.toml", help="the rules")],
+    as_json: Json = False,
+) -> None:
+    """Hold an audited run against a policy: exit 1 where a rule fails or its evidence is missing."""
+    from audits.gate import Evidence, judge, passed
+    from audits.junit import junit
+    from audits.policy import load
+    from audits.sarif import sarif
+    from secsplit.rundir import write_atomically
+
+    rules, evidence = load(policy), Evidence.open(folder)
+    outcomes = judge(rules, evidence)
+    write_atomically(folder / "gate.sarif", sarif(rules, outcomes).encode())
+    write_atomically(folder / "gate.junit.xml", junit(rules, outcomes))
+    if as_json:
+        result_json({"policy": rules.name, "passed": passed(outcomes), "rules": [o.model_dump() for o in outcomes]})
+    else:
+        for outcome in outcomes:
+            result(f"{outcome.state}  {outcome.id}: {outcome.text}")
+        failed = sum(outcome.state == "fail" for outcome in outcomes)
+        result(f"{'passed' if passed(outcomes) else 'failed'}: {failed} of {len(outcomes)} rules fail")
+    if not passed(outcomes):
+        raise typer.Exit(1)
+
+
+def reported(folder: Path, policy: Path | None = None) -> Sequence[Path]:
     """Write the report of an audited run's folder; the files it wrote."""
     from audits.finished import Finished
+    from audits.policy import load
     from audits.privacy import Audit
     from audits.report.assemble import report_of
     from audits.report.write import write
@@ -70,7 +103,7 @@ def reported(folder: Path) -> Sequence[Path]:
     found = Audit.load(folder)
     finished = Finished.open(folder)
     found.belongs_to(finished.run.digest().hex())
-    return write(report_of(finished, found), folder)
+    return write(report_of(finished, found, policy=load(policy) if policy else None), folder)
 
 
 def folder_of(target: Path, overrides: list[str]) -> Path:

@@ -39,8 +39,9 @@ class ThreatSpec(Strict):
 class AuditSpec(Strict):
     """The [audit] table.
 
-    attacks, skip: names, or "all"; options: attack -> its own options; control: also run every attack on noise in place
-    of messages; gallery: how many records to show a reconstruction of (0: none); reveal: show real patients' too.
+    attacks, skip: names, or "all"; options: attack -> its own options; control: also run every attack on noise in
+    place of messages; positive_control: of a defended run, also attack its undefended twin; gallery: how many records
+    to show a reconstruction of (0: none); reveal: show real patients' too.
     """
 
     attacks: tuple[str, ...] = ("all",)
@@ -49,6 +50,7 @@ class AuditSpec(Strict):
     options: dict[str, dict[str, Any]] = Field(default={})
     seed: int = 0
     control: bool = True
+    positive_control: bool = True
     gallery: Annotated[int, Field(ge=0, le=64)] = 8
     reveal: bool = False
 

@@ -62,8 +62,21 @@ class ThreatFacts(Frozen):
     aux: int
 
 
+class ControlFacts(Frozen):
+    """What the same attack did where nothing was defended: its best headline figure."""
+
+    leaks: bool
+    metric: str | None
+    value: float | None
+    score: float | None
+
+
 class Cell(Frozen):
-    """One attack by one threat. because: why it did not run; uses: what it used of what the threat knows."""
+    """One attack by one threat.
+
+    because: why it did not run; uses: what it used of what the threat knows; control: the positive control, the cell's
+    own figures where the run is not defended.
+    """
 
     attack: str
     paper: str
@@ -75,6 +88,7 @@ class Cell(Frozen):
     leakages: tuple[Leakage, ...] = ()
     facts: dict[str, float | int | str] = {}
     gallery: Gallery | None = None
+    control: ControlFacts | None = None
 
 
 class Audit(Frozen):

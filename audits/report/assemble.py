@@ -16,7 +16,9 @@ import torch
 
 from audits.findings import Finding, findings, severity_of
 from audits.finished import Finished
+from audits.gate import Evidence, judge
 from audits.leakage import METRICS, Leakage, worst
+from audits.policy import Policy
 from audits.privacy import Audit
 from audits.report import words
 from audits.report.hazards import hazards
@@ -40,11 +42,11 @@ from audits.report.model import (
     Term,
     ThreatText,
     Traffic,
-    Utility,
     UtilitySection,
     Verdict,
 )
-from audits.statistics import proportion
+from audits.spent import spent
+from audits.utility import utilities
 from secsplit import __version__
 from secsplit.assemble import dataset_of
 from secsplit.message import Kind
@@ -58,8 +60,8 @@ FORWARD = (Kind.SMASHED, Kind.OUTPUT, Kind.LABELS)
 BACKWARD = (Kind.CUT_GRAD, Kind.OUTPUT_GRAD)
 
 
-def report_of(finished: Finished, audit: Audit, *, now: datetime | None = None) -> Report:
-    """The report of a run that lies in a folder."""
+def report_of(finished: Finished, audit: Audit, *, policy: Policy | None = None, now: datetime | None = None) -> Report:
+    """The report of a run that lies in a folder. policy: whose rules the verdict is by; None: there is no verdict."""
     assert finished.folder is not None
     folder, run = RunDir.open(finished.folder), finished.run
     found = findings(run.topology, audit)
@@ -67,13 +69,13 @@ def report_of(finished: Finished, audit: Audit, *, now: datetime | None = None) 
     return Report(
         title=f"Privacy report of {run.file.name!r}",
         made=(now or datetime.now(UTC)).replace(microsecond=0).isoformat(),
-        verdict=_verdict(audit, found),
+        verdict=_verdict(audit, found, policy, Evidence(run, audit, folder)),
         scope=_scope(finished),
         purpose=tuple(FreeText(id=i, question=q, reference=r) for i, q, r in words.PURPOSE),
         data=_data(finished),
         threats=tuple(_threat(facts.model_dump()) for facts in audit.threats),
         channel=channel,
-        dp=_dp(),
+        dp=_dp(folder),
         leakage=_leakage(audit),
         utility=_utility(folder),
         cost=_cost(finished),
@@ -104,7 +106,7 @@ def _number(leak: Leakage, value: float | None) -> str:
     return f"{value:.1%}" if METRICS[leak.metric].percent else f"{value:.3g}"
 
 
-def _verdict(audit: Audit, found: tuple[Finding, ...]) -> Verdict:
+def _verdict(audit: Audit, found: tuple[Finding, ...], policy: Policy | None, evidence: Evidence) -> Verdict:
     ran = [cell for cell in audit.cells if cell.status == "ran"]
     severe = sum(finding.severity in ("critical", "high") for finding in found)
     sentences = []
@@ -119,7 +121,22 @@ def _verdict(audit: Audit, found: tuple[Finding, ...]) -> Verdict:
     failed = sum(cell.status == "failed" for cell in audit.cells)
     if failed:
         sentences.append(f"Attacks that failed to run: {failed}. What they would have found is unknown.")
-    return Verdict(state="not run", headline=_headline(ran=bool(ran), severe=severe), sentences=tuple(sentences))
+    if policy is None:
+        return Verdict(state="not run", headline=_headline(ran=bool(ran), severe=severe), sentences=tuple(sentences))
+    outcomes = judge(policy, evidence)
+    failing = [outcome.id for outcome in outcomes if outcome.state == "fail"]
+    headline = (
+        f"This configuration fails the policy {policy.name!r}: {', '.join(failing)}."
+        if failing
+        else f"This configuration meets every rule of the policy {policy.name!r}, by the attacks that ran."
+    )
+    return Verdict(
+        state="fail" if failing else "pass",
+        headline=headline,
+        sentences=tuple(sentences),
+        gates=outcomes,
+        policy=policy.name,
+    )
 
 
 def _headline(*, ran: bool, severe: int) -> str:
@@ -280,11 +297,21 @@ def _link(party: str, peer: str, told: Mapping[str, Any]) -> Link:
     )
 
 
-def _dp() -> Dp:
+def _dp(folder: RunDir) -> Dp:
+    lines = spent(folder)
+    if not lines:
+        return Dp(
+            spent=(),
+            not_covered=(),
+            about="No differential privacy is claimed. What is said about leakage rests on attacks, which show what "
+            "can be learnt and never that nothing more can.",
+        )
+    finite = any(line.epsilon is not None for line in lines)
     return Dp(
-        claims=(),
-        about="No differential privacy is claimed. What is said about leakage rests on attacks, which show what can be "
-        "learnt and never that nothing more can.",
+        spent=lines,
+        about="Epsilon bounds what anybody can learn about one record, whatever they know and however they attack. "
+        + ("It holds for what is named, and for nothing else." if finite else "Here no finite bound exists."),
+        not_covered=words.NOT_COVERED,
     )
 
 
@@ -305,31 +332,8 @@ def _pointer(audit: Audit, goal: str) -> str | None:
 
 
 def _utility(folder: RunDir) -> UtilitySection:
-    results = []
-    for party in folder.parties():
-        lines = party.metrics()
-        for objective in dict.fromkeys(name for line in lines for name in line["metrics"]):
-            told = [line["metrics"].get(objective, {}) for line in lines]
-            last = next((m for m in reversed(told) if "test_n" in m), None)
-            if last is None:
-                continue
-            n, accuracy = int(last["test_n"]), last.get("test_accuracy")
-            within = None if accuracy is None else proportion(round(accuracy * n), n)
-            results.append(
-                Utility(
-                    party=party.name,
-                    objective=objective,
-                    accuracy=accuracy,
-                    n=n,
-                    loss=last.get("test_loss"),
-                    low=within.low if within else None,
-                    high=within.high if within else None,
-                    interval=within.method if within else "none",
-                    history=tuple(m["test_accuracy"] for m in told if "test_accuracy" in m),
-                )
-            )
     missing = ("the same network trained without a split", "each site's training on its own records alone")
-    return UtilitySection(results=tuple(results), not_measured=missing)
+    return UtilitySection(results=utilities(folder), not_measured=missing)
 
 
 def _cost(finished: Finished) -> Cost:

@@ -10,8 +10,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from audits.findings import Finding, Severity
+from audits.findings import Finding
+from audits.gate import Outcome
 from audits.privacy import Cell, Frozen, ThreatFacts
+from audits.spent import Spent
+from audits.utility import Utility
 
 SCHEMA_VERSION = "1.0"
 State = Literal["pass", "fail", "not run"]
@@ -26,23 +29,13 @@ class FreeText(Frozen):
     answer: str | None = None
 
 
-class Gate(Frozen):
-    """One rule of a policy and what became of it."""
-
-    id: str
-    state: State
-    severity: Severity
-    text: str
-    remedy: str = ""
-
-
 class Verdict(Frozen):
     """1. In sentences that a data-protection officer can quote."""
 
     state: State
     headline: str
     sentences: tuple[str, ...]
-    gates: tuple[Gate, ...] = ()
+    gates: tuple[Outcome, ...] = ()
     policy: str | None = None
 
 
@@ -145,26 +138,12 @@ class Channel(Frozen):
     still_visible: tuple[str, ...]
 
 
-class Claim(Frozen):
-    """A claim of differential privacy, as its ledger has it."""
-
-    party: str
-    mechanism: str
-    protects: str
-    against: str
-    adjacency: str
-    epsilon: float | None  # None: vacuous
-    delta: float
-    releases: int
-    accountant: str
-    not_covered: tuple[str, ...]
-
-
 class Dp(Frozen):
-    """7. What is proven, and of what it is not."""
+    """7. What the ledgers charged, and what they do not cover."""
 
-    claims: tuple[Claim, ...]
+    spent: tuple[Spent, ...]
     about: str
+    not_covered: tuple[str, ...]
 
 
 class LeakageSection(Frozen):
@@ -176,20 +155,6 @@ class LeakageSection(Frozen):
     hidden: bool
     seed: int
     evidence: str  # fingerprint of the transcripts
-
-
-class Utility(Frozen):
-    """One objective as its party judged it on test records."""
-
-    party: str
-    objective: str
-    accuracy: float | None
-    low: float | None
-    high: float | None
-    interval: str
-    n: int
-    loss: float | None
-    history: tuple[float, ...]  # accuracy by epoch
 
 
 class UtilitySection(Frozen):

@@ -66,6 +66,13 @@ TRIGGERS: tuple[str, ...] = (
     "a stronger attack is published, or an attack here that was not applicable becomes so",
 )
 
+NOT_COVERED: tuple[str, ...] = (
+    "that a record took part at all, and in which batches",
+    "whatever the same people's records are used for elsewhere",
+    "labels, where only inputs are named, and inputs, where only labels are named",
+    "choices made by looking at the data: hyper-parameters, early stopping, this audit itself",
+)
+
 GLOSSARY: tuple[tuple[str, str], ...] = (
     ("Accuracy", "The share of records for which an answer is right."),
     (
