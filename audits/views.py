@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
+from hashlib import sha256
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +18,10 @@ from torch import Tensor, nn
 from audits.finished import Finished
 from audits.score_inputs import EVALUATED, chosen
 from secsplit.assemble import shard_of
+from secsplit.defenses import Noise, Outgoing
+from secsplit.defenses import build as defend
 from secsplit.errors import RunError, nearest
-from secsplit.message import Kind
+from secsplit.message import Kind, Stamp
 from secsplit.schedule import derive
 from secsplit.threat import Known, Knows, Snapshot, Threat, View
 from secsplit.transcript import Record, Transcript
@@ -131,12 +135,25 @@ class _Grants:
         return found
 
     def query(self, segment: str) -> Callable[[Tensor], Tensor]:
+        """What the victim would send for an input: its last weights, then its own defenses with noise of their own."""
         module = self.trained(segment)().eval().requires_grad_(False)
+        run, asked = self.finished.run, count()
+        key = sha256(f"{derive(self.seed, 'query', segment)}".encode()).digest()
+        role = run.topology[segment].role
+        defenses = defend(run.file.defenses, run.topology, role, Noise(key), dict(self.truth.classes))
+        edge = next((e for e in run.topology.users(segment) if e.crosses), None)
 
         def answer(x: Tensor) -> Tensor:
             with torch.no_grad():
                 made = module(x)
-            return torch.as_tensor(made[0] if isinstance(made, tuple) else made)
+                first = torch.as_tensor(made[0] if isinstance(made, tuple) else made)
+                if edge is None:
+                    return first
+                number = next(asked)
+                rows = torch.arange(len(first)) + (number << 32)
+                stamp = Stamp(step=(1 << 40) + number)
+                to = self.finished.holder(edge.user.role)
+                return defenses.outgoing(Outgoing(Kind.SMASHED, edge.name, stamp, first, None, rows, to)).detach()
 
         return answer
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from audits.config import ASSUMED
 from audits.finished import Finished
 from audits.views import empty_handed, view_of
+from secsplit.defenses.gaussian import clipped
 from secsplit.errors import RunError
 from secsplit.message import Kind
 from secsplit.threat import Knows, Threat
+from tests.audits.conftest import trained
 
 
 def test_the_server_sees_its_own_and_no_more(finished: Finished) -> None:
@@ -64,6 +68,18 @@ def test_queries_answer_with_the_last_weights_and_hand_out_no_gradient(finished:
     assert not torch.equal(view.architecture["bottom"]()(x), answer)
     first = finished.snapshots("hospital-a", "bottom")[0].make()
     assert not torch.equal(view.architecture["bottom"]()(x), first(x))
+
+
+def test_queries_pass_the_victims_own_defenses(tmp_path: Path) -> None:
+    noise = {"kind": "gaussian", "edge": "bottom->top", "clip": 1.0, "sigma": 0.5}
+    defended = trained(tmp_path, defenses=(noise,), train={"seed": 1, "epochs": 1, "batch_size": 40})
+    view = view_of(defended, Threat("query", ("server",), knows=frozenset({Knows.QUERY})))
+    x = torch.rand(50, 1, 8, 8)
+    once, twice = view.query["bottom"](x), view.query["bottom"](x)
+    module = defended.snapshots(defended.holder("client"), "bottom")[-1].make().eval()
+    clean = clipped(module(x).detach(), 1.0)
+    assert float((once - clean).std()) == pytest.approx(0.5, rel=0.1)
+    assert float((once - twice).std()) == pytest.approx(0.5 * 2**0.5, rel=0.1)
 
 
 def test_an_order_of_no_turn_and_a_role_of_no_topology_are_named(finished: Finished) -> None:
