@@ -17,8 +17,8 @@ from secsplit.census import census
 from secsplit.message import Kind
 from secsplit.party import Party
 from secsplit.schedule import Turn
-from secsplit.steps import News
-from secsplit.walk import Steps, Walk, named
+from secsplit.steps import News, Steps
+from secsplit.walk import Walk, named
 
 
 class Predictor(Party):
