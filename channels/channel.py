@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from channels.errors import ChannelDead, ChannelError, DeadlineExceeded, IntegrityError, MessageTooLarge, PeerClosed
-from channels.handshake import Agreement
 from channels.identity import PublicIdentity
+from channels.meeting import Agreement
 from channels.primitives import Buffer
 from channels.records import Frame, Kind, Limits
 from channels.wire import Wire
@@ -117,7 +117,7 @@ class SealedChannel:
         """See `Channel.facts`."""
         mine, theirs, agreed = self._sealer.keys, self._opener.keys, self._agreement
         return ChannelFacts(
-            suite=agreed.suite.name,
+            suite=agreed.suite,
             own_fingerprint=agreed.side.me.public.fingerprint,
             peer_name=self.peer.name,
             peer_fingerprint=self.peer.fingerprint,
@@ -173,16 +173,6 @@ class SealedChannel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def hello(self) -> None:
-        """Send the initiator's first record."""
-        self._write(Kind.HELLO, b"", ())
-
-    def greeted(self, deadline: float | None = None) -> None:
-        """Await the initiator's first record; until then it may be a replay. Raises what `recv` raises."""
-        kind, _ = self._read(deadline)
-        if kind is not Kind.HELLO:
-            raise self._die(IntegrityError(f"expected a hello, got {kind.name}", fault="peer"))
 
     def _write(self, kind: Kind, meta: bytes, payload: tuple[Buffer, ...]) -> None:
         pieces = self._sealer.seal(kind, meta, payload)  # MessageTooLarge rises here, before anything is sealed

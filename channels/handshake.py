@@ -17,95 +17,97 @@ channel before HELLO, which only the holder of the initiator's fresh and static 
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from channels.errors import DigestMismatch, HandshakeError, IdentityMismatch, IntegrityError, SuiteRefused, UnknownPeer
-from channels.identity import Identity, PublicIdentity, proquints
-from channels.noise import HandshakeState, Secretive, Transport
-from channels.records import DEFAULT_LIMITS, Keys, Limits, Opener, Sealer
-from channels.roster import Roster
+from channels.errors import HandshakeError, IntegrityError, SuiteRefused, UnknownPeer
+from channels.identity import PublicIdentity
+from channels.meeting import Agreement, Ask, Claims, Conversation, Side
+from channels.noise import HandshakeState, Transport
+from channels.records import Keys, Kind, Limits, Opener, Sealer
 from channels.suites import ENROLLED, Suite, accept, offer
 
 PREFACE = struct.Struct(">8sBBHBB2x")
 MAGIC = b"SECSPLIT"
 VERSION = 1
 MAX_FRAME = 4096  # bytes
-DIGEST = 32  # bytes
-RECORD_BITS = range(14, 23)  # 16 KiB to 4 MiB
-
-Conversation = Generator[bytes, bytes, "Agreement"]
-"""Yields a frame to send (or nothing) and is given the next frame received; its value is what was agreed."""
 
 
 @dataclass(frozen=True)
-class Claims:
-    """What each side says, sealed, in its handshake message."""
+class NoiseIK:
+    """The handshake between parties of one roster; its suites, preferred first, are this side's policy."""
 
-    digest: bytes
-    epoch: int
-    speaker: str  # fingerprints
-    listener: str
-
-    def pack(self) -> bytes:
-        """96 to 200 bytes, always the same for the same protocol: lengths tell nothing."""
-        said = self.speaker.encode(), self.listener.encode()
-        return struct.pack(">32sQ48s48s", self.digest, self.epoch, *said)
-
-    @classmethod
-    def unpack(cls, raw: bytes) -> Claims:
-        """Raises HandshakeError on anything else."""
-        try:
-            digest, epoch, speaker, listener = struct.unpack(">32sQ48s48s", raw)
-            return cls(digest, epoch, speaker.rstrip(b"\0").decode(), listener.rstrip(b"\0").decode())
-        except (struct.error, UnicodeDecodeError):
-            raise HandshakeError("the handshake's claims are malformed") from None
-
-
-@dataclass(frozen=True)
-class Side:
-    """All that one side brings to a handshake."""
-
-    me: Identity
-    roster: Roster
-    digest: bytes
     suites: Sequence[Suite] = ENROLLED
-    limits: Limits = DEFAULT_LIMITS
-    pad: bool = False
 
-    def __post_init__(self) -> None:
-        if len(self.digest) != DIGEST:
-            raise ValueError(f"expected a run digest of {DIGEST} bytes, got {len(self.digest)}")
-        if self.limits.record.bit_length() - 1 not in RECORD_BITS or self.limits.record.bit_count() != 1:
-            raise ValueError(f"expected a record size of 2**14 to 2**22 bytes, got {self.limits.record}")
+    def initiate(self, side: Side, peer: PublicIdentity) -> Conversation:
+        """Meet that party. Raises DigestMismatch where it is about to run something else."""
+        suite = self.suites[0]
+        record_bits = side.limits.record.bit_length() - 1
+        preface = PREFACE.pack(MAGIC, VERSION, suite.number, offer(self.suites), record_bits, 0)
+        noise = HandshakeState(
+            suite.protocol, initiator=True, prologue=preface, static=side.me.noise, remote_static=peer.noise
+        )
+        head = yield Ask(frame(preface + noise.write_message(side.claims(peer).pack())), 2)
+        answer = yield Ask(b"", frame_length(head))
+        theirs = Claims.unpack(read(noise, answer))
+        side.compare(theirs, peer)
+        agreement = agree(side, suite, side.limits, peer, theirs, noise.into_transport())
+        (hello,) = agreement.sealer.seal(Kind.HELLO, b"")
+        yield Ask(bytes(hello), 0)
+        return agreement
 
-    def claims(self, listener: PublicIdentity) -> Claims:
-        """What this side says to that peer."""
-        return Claims(self.digest, self.roster.epoch, self.me.public.fingerprint, listener.fingerprint)
+    def respond(self, side: Side) -> Conversation:
+        """Be met by any party of the roster. Raises DigestMismatch once the peer has been told ours."""
+        head = yield Ask(b"", 2)
+        first = yield Ask(b"", frame_length(head))
+        preface = first[: PREFACE.size]
+        suite, limits = self._judge(preface, side)
+        noise = HandshakeState(suite.protocol, initiator=False, prologue=preface, static=side.me.noise)
+        theirs = Claims.unpack(read(noise, first[PREFACE.size :]))
+        peer = _enrolled(side, noise, theirs)
+        side.compare_identities(theirs, peer)
+        last = frame(noise.write_message(side.claims(peer).pack()))
+        agreement = agree(side, suite, limits, peer, theirs, noise.into_transport())
+        if theirs.digest != side.digest:
+            yield Ask(last, 0)
+            side.compare(theirs, peer)
+        hearing = agreement.opener.open()
+        memory = next(hearing)
+        memory[:] = yield Ask(last, len(memory))
+        try:
+            hearing.send(None)
+        except StopIteration as done:
+            if done.value[0] is Kind.HELLO:
+                return agreement
+        raise HandshakeError("its first record is not a hello", peer=peer.name)
 
-    def compare(self, theirs: Claims, peer: PublicIdentity) -> DigestMismatch | None:
-        """Check what the peer said; raises IdentityMismatch, and returns the one error the peer may be told."""
-        if (theirs.speaker, theirs.listener) != (peer.fingerprint, self.me.public.fingerprint):
-            raise IdentityMismatch("it sees another identity on one of the two sides than we do", peer=peer.name)
-        if theirs.digest != self.digest:
-            ours, said = proquints(self.digest[:6]), proquints(theirs.digest[:6])
-            return DigestMismatch(f"it was started with run {said}..., this side with run {ours}...", peer=peer.name)
-        return None
+    def _judge(self, preface: bytes, side: Side) -> tuple[Suite, Limits]:
+        magic, version, number, offered, record_bits, flags = PREFACE.unpack(preface)
+        if magic != MAGIC:
+            raise HandshakeError("not a secsplit handshake: wrong first bytes")
+        if version != VERSION or flags:
+            raise SuiteRefused(f"protocol version {version}, expected {VERSION}")
+        if not 14 <= record_bits <= 22:
+            raise SuiteRefused(f"record size 2**{record_bits}, expected 2**14 to 2**22")
+        return accept(number, offered, self.suites), replace(side.limits, record=1 << record_bits)
 
 
-class Agreement(Secretive):
-    """A finished handshake: the peer, the binding, the sealed directions, and the frame still to be sent."""
-
-    def __init__(self, side: Side, suite: Suite, limits: Limits, peer: PublicIdentity, noise: Transport) -> None:
-        self.side, self.suite, self.peer, self.binding = side, suite, peer, noise.handshake_hash
-        self.last = b""  # to be sent before anything else
-        self.refusal: HandshakeError | None = None  # to be raised once `last` is sent
-        self.peer_epoch = 0
-        there, back = noise.export(b"secsplit/1 records", 2)
-        mine, theirs = (there, back) if noise.initiator else (back, there)
-        cipher = suite.protocol.cipher
-        self.sealer = Sealer(Keys(cipher, mine), limits, pad=side.pad)
-        self.opener = Opener(Keys(cipher, theirs), limits)
+def agree(
+    side: Side, suite: Suite, limits: Limits, peer: PublicIdentity, theirs: Claims, noise: Transport
+) -> Agreement:
+    """The record keys of a finished handshake, and the facts of it."""
+    there, back = noise.export(b"secsplit/1 records", 2)
+    mine, from_peer = (there, back) if noise.initiator else (back, there)
+    cipher = suite.protocol.cipher
+    return Agreement(
+        side=side,
+        suite=suite.name,
+        peer=peer,
+        peer_epoch=theirs.epoch,
+        binding=noise.handshake_hash,
+        sealer=Sealer(Keys(cipher, mine), limits, pad=side.pad),
+        opener=Opener(Keys(cipher, from_peer), limits),
+    )
 
 
 def frame(message: bytes) -> bytes:
@@ -123,53 +125,8 @@ def frame_length(head: bytes) -> int:
     return length
 
 
-def initiate(side: Side, peer: PublicIdentity) -> Conversation:
-    """Meet that party; the value is an Agreement whose refusal, if any, names a differing run."""
-    suite = side.suites[0]
-    preface = PREFACE.pack(MAGIC, VERSION, suite.number, offer(side.suites), side.limits.record.bit_length() - 1, 0)
-    noise = HandshakeState(
-        suite.protocol, initiator=True, prologue=preface, static=side.me.noise, remote_static=peer.noise
-    )
-    answer = yield frame(preface + noise.write_message(side.claims(peer).pack()))
-    theirs = Claims.unpack(_read(noise, answer))
-    refusal = side.compare(theirs, peer)
-    agreement = Agreement(side, suite, side.limits, peer, noise.into_transport())
-    agreement.refusal, agreement.peer_epoch = refusal, theirs.epoch
-    return agreement
-
-
-def respond(side: Side) -> Conversation:
-    """Be met by any party of the roster."""
-    first = yield b""
-    preface = first[: PREFACE.size]
-    suite, limits = _judge(preface, side)
-    noise = HandshakeState(suite.protocol, initiator=False, prologue=preface, static=side.me.noise)
-    theirs = Claims.unpack(_read(noise, first[PREFACE.size :]))
-    assert noise.rs is not None
-    try:
-        peer = side.roster.by_key(noise.rs)
-    except UnknownPeer as error:
-        error.what += f"; it calls itself {theirs.speaker[:60]}"
-        raise
-    refusal = side.compare(theirs, peer)
-    last = frame(noise.write_message(side.claims(peer).pack()))
-    agreement = Agreement(side, suite, limits, peer, noise.into_transport())
-    agreement.last, agreement.refusal, agreement.peer_epoch = last, refusal, theirs.epoch
-    return agreement
-
-
-def _judge(preface: bytes, side: Side) -> tuple[Suite, Limits]:
-    magic, version, number, offered, record_bits, flags = PREFACE.unpack(preface)
-    if magic != MAGIC:
-        raise HandshakeError("not a secsplit handshake: wrong first bytes")
-    if version != VERSION or flags:
-        raise SuiteRefused(f"protocol version {version}, expected {VERSION}")
-    if record_bits not in RECORD_BITS:
-        raise SuiteRefused(f"record size 2**{record_bits}, expected 2**14 to 2**22")
-    return accept(number, offered, side.suites), replace(side.limits, record=1 << record_bits)
-
-
-def _read(noise: HandshakeState, message: bytes) -> bytes:
+def read(noise: HandshakeState, message: bytes) -> bytes:
+    """The payload of a handshake message; raises HandshakeError."""
     try:
         return noise.read_message(message)
     except IntegrityError:
@@ -177,3 +134,12 @@ def _read(noise: HandshakeState, message: bytes) -> bytes:
             "a handshake message did not open: made for another key, or changed on its way",
             fix="check that both sides hold the same roster and that this address is the peer's",
         ) from None
+
+
+def _enrolled(side: Side, noise: HandshakeState, theirs: Claims) -> PublicIdentity:
+    assert noise.rs is not None
+    try:
+        return side.roster.by_key(noise.rs)
+    except UnknownPeer as error:
+        error.what += f"; it calls itself {theirs.speaker[:60]}"
+        raise

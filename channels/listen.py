@@ -16,25 +16,22 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from channels.channel import SealedChannel
-from channels.dial import HANDSHAKE_SECONDS, check_own, split_address
+from channels.dial import HANDSHAKE_SECONDS, NOISE_IK, check_own, split_address
 from channels.errors import (
     ChannelDead,
     ChannelError,
     DeadlineExceeded,
-    HandshakeError,
     HandshakeTimeout,
     RosterRollback,
     Truncated,
 )
-from channels.handshake import Agreement, Conversation, Side, frame_length, respond
 from channels.identity import Identity
-from channels.records import DEFAULT_LIMITS, SEALED_HEADER, Kind, Limits
+from channels.meeting import Agreement, Conversation, Handshake, Side
+from channels.records import DEFAULT_LIMITS, Limits
 from channels.roster import Roster
-from channels.suites import ENROLLED, Suite
 from channels.wire import STALL, SocketWire
 
 log = logging.getLogger("secsplit.channels")
@@ -59,54 +56,31 @@ class _Caller:
     """One half-open connection: a conversation, and exactly the bytes it still needs."""
 
     def __init__(self, sock: socket.socket, address: str, conversation: Conversation) -> None:
-        self.sock, self.address, self.conversation = sock, address, conversation
+        self.sock, self.address, self._conversation = sock, address, conversation
         self.born = time.monotonic()
-        self.agreement: Agreement | None = None
-        self._buffer, self._wanted, self._in_head = bytearray(), 2, True
-        next(conversation)
+        self._heard, self._ask = bytearray(), next(conversation)
 
-    def hear(self) -> bool:
-        """Take what has arrived; true once the caller is authenticated and live. Raises ChannelError."""
-        with contextlib.suppress(BlockingIOError):
-            while piece := self.sock.recv(self._wanted - len(self._buffer)):
-                self._buffer += piece
-                if len(self._buffer) == self._wanted and self._step():
-                    return True
+    def hear(self) -> Agreement | None:
+        """Take what has arrived; the agreement once the caller is authenticated and live. Raises ChannelError."""
+        try:
+            while piece := self.sock.recv(self._ask.want - len(self._heard)):
+                self._heard += piece
+                if len(self._heard) == self._ask.want:
+                    self._go_on()
             raise Truncated("hung up during the handshake")
-        return False
-
-    def _step(self) -> bool:
-        said = bytes(self._buffer)
-        self._buffer.clear()
-        if self.agreement is not None:
-            self._hello(self.agreement, said)
-            return True
-        if self._in_head:
-            self._wanted, self._in_head = frame_length(said), False
-            return False
-        try:
-            answer = self.conversation.send(said)
+        except BlockingIOError:
+            return None
         except StopIteration as done:
-            self.agreement = done.value
-            self.sock.sendall(done.value.last)
-            if done.value.refusal is not None:
-                raise done.value.refusal from None
-            self._wanted = SEALED_HEADER
-            return False
-        self.sock.sendall(answer)
-        self._wanted, self._in_head = 2, True
-        return False
+            agreement: Agreement = done.value
+            return agreement
 
-    @staticmethod
-    def _hello(agreement: Agreement, sealed: bytes) -> None:
-        opening = agreement.opener.open()
-        next(opening)[:] = sealed
-        try:
-            opening.send(None)
-        except StopIteration as done:
-            if done.value[0] is Kind.HELLO:
-                return
-        raise HandshakeError("its first record is not a hello", peer=agreement.peer.name)
+    def _go_on(self) -> None:
+        said = bytes(self._heard)
+        self._heard.clear()
+        self._ask = self._conversation.send(said)
+        while self._ask.say or not self._ask.want:
+            self.sock.sendall(self._ask.say)  # a few KiB into an empty buffer: never blocks
+            self._ask = self._ask._replace(say=b"") if self._ask.want else self._conversation.send(b"")
 
 
 class Listener:
@@ -119,13 +93,13 @@ class Listener:
         roster: Roster,
         *,
         digest: bytes,
-        suites: Sequence[Suite] = ENROLLED,
+        handshake: Handshake = NOISE_IK,
         limits: Limits = DEFAULT_LIMITS,
         pad: bool = False,
         stall: float = STALL,
     ) -> None:
-        self._side = Side(me, check_own(me, roster), digest, suites, limits, pad)
-        self._stall = stall
+        self._side = Side(me, check_own(me, roster), digest, limits, pad)
+        self._handshake, self._stall = handshake, stall
         self._sock = _bind(address)
         self.address = _name_of(self._sock)
         self.refusals: deque[Refusal] = deque(maxlen=64)
@@ -205,7 +179,7 @@ class Listener:
             host = name[0] if isinstance(name, tuple) else "unix"
             self._make_room(host)
             sock.setblocking(False)
-            caller = _Caller(sock, host, respond(self._side))
+            caller = _Caller(sock, host, self._handshake.respond(self._side))
             self._callers[sock.fileno()] = caller
             self._selector.register(sock, selectors.EVENT_READ, caller)
 
@@ -218,17 +192,16 @@ class Listener:
 
     def _hear(self, caller: _Caller) -> None:
         try:
-            if not caller.hear():
-                return
+            agreement = caller.hear()
         except ChannelError as error:
             self._refuse(caller, error)
             return
         except OSError as error:
             self._refuse(caller, Truncated(f"the connection broke: {error.strerror}"))
             return
-        self._forget(caller)
-        assert caller.agreement is not None
-        self._met.put(SealedChannel(SocketWire(caller.sock, stall=self._stall), caller.agreement))
+        if agreement is not None:
+            self._forget(caller)
+            self._met.put(SealedChannel(SocketWire(caller.sock, stall=self._stall), agreement))
 
     def _refuse(self, caller: _Caller, error: ChannelError) -> None:
         refusal = Refusal(caller.address, error)

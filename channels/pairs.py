@@ -4,45 +4,45 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Sequence
 
 from channels.channel import SealedChannel
-from channels.dial import converse
-from channels.handshake import Agreement, Side, initiate, respond
+from channels.dial import NOISE_IK, converse
 from channels.identity import Identity
+from channels.meeting import Agreement, Handshake, Side
 from channels.records import DEFAULT_LIMITS, Limits
 from channels.roster import Roster
-from channels.suites import ENROLLED, Suite
 from channels.wire import STALL, MemoryWire, SocketWire, Wire
 
 
 def memory_pair(
-    *, limits: Limits = DEFAULT_LIMITS, suites: Sequence[Suite] = ENROLLED, pad: bool = False, stall: float = STALL
+    *, limits: Limits = DEFAULT_LIMITS, handshake: Handshake = NOISE_IK, pad: bool = False, stall: float = STALL
 ) -> tuple[SealedChannel, SealedChannel]:
     """Two channels, initiator's first, between fresh identities `left` and `right`, over memory."""
-    return _meet(*MemoryWire.pair(stall=stall), limits, suites, pad)
+    return meet(*MemoryWire.pair(stall=stall), *fresh_sides(limits=limits, pad=pad), handshake)
 
 
 def socketpair_pair(
-    *, limits: Limits = DEFAULT_LIMITS, suites: Sequence[Suite] = ENROLLED, pad: bool = False, stall: float = STALL
+    *, limits: Limits = DEFAULT_LIMITS, handshake: Handshake = NOISE_IK, pad: bool = False, stall: float = STALL
 ) -> tuple[SealedChannel, SealedChannel]:
     """The same over a socket pair of the operating system."""
-    left, right = socket.socketpair()
-    return _meet(SocketWire(left, stall=stall), SocketWire(right, stall=stall), limits, suites, pad)
+    left, right = (SocketWire(sock, stall=stall) for sock in socket.socketpair())
+    return meet(left, right, *fresh_sides(limits=limits, pad=pad), handshake)
 
 
-def _meet(
-    left: Wire, right: Wire, limits: Limits, suites: Sequence[Suite], pad: bool
+def fresh_sides(*, limits: Limits = DEFAULT_LIMITS, pad: bool = False, digest: bytes = bytes(32)) -> tuple[Side, Side]:
+    """Two new parties of one new roster."""
+    left, right = Identity.generate("left"), Identity.generate("right")
+    roster = Roster.of([left.public, right.public], epoch=1, signer=left)
+    return Side(left, roster, digest, limits, pad), Side(right, roster, digest, limits, pad)
+
+
+def meet(
+    left: Wire, right: Wire, near: Side, far: Side, handshake: Handshake = NOISE_IK
 ) -> tuple[SealedChannel, SealedChannel]:
-    a, b = Identity.generate("left"), Identity.generate("right")
-    roster = Roster.of([a.public, b.public], epoch=1, signer=a)
-    near, far = (Side(me, roster, bytes(32), suites, limits, pad) for me in (a, b))
+    """Let two sides meet over the two ends of a wire; raises what the initiator's side raises."""
     agreed: list[Agreement] = []
-    answering = threading.Thread(target=lambda: agreed.append(converse(right, respond(far), None)))
+    answering = threading.Thread(target=lambda: agreed.append(converse(right, handshake.respond(far), None)))
     answering.start()
-    first = SealedChannel(left, converse(left, initiate(near, b.public), None))
+    first = SealedChannel(left, converse(left, handshake.initiate(near, far.me.public), None))
     answering.join()
-    first.hello()
-    second = SealedChannel(right, agreed[0])
-    second.greeted()
-    return first, second
+    return first, SealedChannel(right, agreed[0])

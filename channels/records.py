@@ -26,7 +26,7 @@ import weakref
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -36,7 +36,6 @@ from channels.noise import Secretive
 from channels.primitives import TAG, Aead, Buffer, Cipher
 
 HEADER = struct.Struct(">QIBB2x")
-SEALED_HEADER = HEADER.size + TAG
 RECORD = 1 << 20  # bytes of plaintext in a full record
 REKEY_EVERY = 1 << 16  # records; with 1 MiB records 2**32 AES blocks a key
 LIMIT = 1 << 48  # records, ever, in one direction of one channel
@@ -116,12 +115,25 @@ def _drop_all() -> None:
 os.register_at_fork(after_in_child=_drop_all)
 
 
+class RecordKeys(Protocol):
+    """What seals and opens one direction's records."""
+
+    tag: int  # bytes a record grows by
+    records: int
+    rekeys: int
+
+    def seal(self, plaintext: Buffer, out: memoryview) -> None: ...
+    def open(self, record: memoryview, out: memoryview) -> None: ...
+    def drop(self, why: str) -> None: ...
+
+
 class Keys(Secretive):
     """One direction's key, its record counter, its renewal, and its end; every nonce serves one record."""
 
-    __slots__ = ("__weakref__", "_aead", "_cipher", "_key", "_nonce", "_until", "_why", "records", "rekeys")
+    __slots__ = ("__weakref__", "_aead", "_cipher", "_key", "_nonce", "_until", "_why", "records", "rekeys", "tag")
 
     def __init__(self, cipher: Cipher, key: bytes) -> None:
+        self.tag = TAG
         self._cipher, self._nonce, self._key, self._why = cipher, cipher.nonce, key, ""
         self._aead: Aead = cipher.new(key)
         self._until = REKEY_EVERY
@@ -169,9 +181,9 @@ class Keys(Secretive):
 class Sealer:
     """Turns messages into sealed bytes, in a scratch of about one record; nothing is copied that need not be."""
 
-    def __init__(self, keys: Keys, limits: Limits = DEFAULT_LIMITS, *, pad: bool = False) -> None:
+    def __init__(self, keys: RecordKeys, limits: Limits = DEFAULT_LIMITS, *, pad: bool = False) -> None:
         self.keys, self.limits, self._pad = keys, limits, pad
-        self._scratch = memoryview(bytearray(4096 + limits.record + TAG))
+        self._scratch = memoryview(bytearray(4096 + limits.record + keys.tag))
 
     def seal(self, kind: int, meta: bytes, payload: Sequence[Buffer] = ()) -> Iterator[memoryview]:
         """Pieces to write in order, each valid until the next is asked for; raises MessageTooLarge before sealing."""
@@ -181,22 +193,22 @@ class Sealer:
         return self._pieces(kind, meta, views, total)
 
     def _pieces(self, kind: int, meta: bytes, views: list[memoryview], total: int) -> Iterator[memoryview]:
-        out, seal = self._scratch, self.keys.seal
-        seal(HEADER.pack(total, len(meta), kind, self._pad), out[:SEALED_HEADER])
-        at = SEALED_HEADER
+        out, seal, tag = self._scratch, self.keys.seal, self.keys.tag
+        at = HEADER.size + tag
+        seal(HEADER.pack(total, len(meta), kind, self._pad), out[:at])
         if self._pad:
             meta, total = meta.ljust(padme(len(meta)), b"\0"), padme(total)
         if meta:
-            if (end := at + len(meta) + TAG) > len(out):
+            if (end := at + len(meta) + tag) > len(out):
                 yield out[:at]
-                at, end = 0, len(meta) + TAG
+                at, end = 0, len(meta) + tag
                 out = out if end <= len(out) else memoryview(bytearray(end))
             seal(meta, out[at:end])
             at = end
         for length, parts in _records(views, total, self.limits.record):
-            if (end := at + length + TAG) > len(out):
+            if (end := at + length + tag) > len(out):
                 yield out[:at]
-                out, at, end = self._scratch, 0, length + TAG
+                out, at, end = self._scratch, 0, length + tag
             seal(_gather(parts, length, out[at:end]), out[at:end])
             at = end
         yield out[:at]
@@ -238,9 +250,9 @@ def _gather(parts: list[memoryview], length: int, out: memoryview) -> memoryview
 class Opener:
     """Turns sealed bytes into messages. It asks for bytes by yielding memory to fill; the caller does the reading."""
 
-    def __init__(self, keys: Keys, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, keys: RecordKeys, limits: Limits = DEFAULT_LIMITS) -> None:
         self.keys, self.limits = keys, limits
-        self._header = memoryview(bytearray(SEALED_HEADER))
+        self._header = memoryview(bytearray(HEADER.size + keys.tag))
 
     def open(self) -> Generator[memoryview, None, tuple[Kind, Frame]]:
         """One message: fill each memory yielded, entirely; the message is the generator's value.
@@ -249,6 +261,7 @@ class Opener:
         that was written is wiped and the key is gone.
         """
         yield self._header
+        tag = self.keys.tag
         holding: list[memoryview] = []
         try:
             total, meta_length, kind, padded = self._parse()
@@ -256,18 +269,18 @@ class Opener:
             if padded:
                 wire = padme(total)
             if meta_length:
-                memory = memoryview(bytearray((padme(meta_length) if padded else meta_length) + TAG))
+                memory = memoryview(bytearray((padme(meta_length) if padded else meta_length) + tag))
                 holding.append(memory)
                 yield memory
-                self.keys.open(memory, memory[:-TAG])
+                self.keys.open(memory, memory[: len(memory) - tag])
                 meta = bytes(memory[:meta_length])
             if not wire:
                 return kind, Frame(meta, memoryview(bytearray()))
-            payload = aligned(wire + TAG)
+            payload = aligned(wire + tag)
             holding.append(payload)
             for begin in range(0, wire, self.limits.record):
                 end = min(begin + self.limits.record, wire)
-                record = payload[begin : end + TAG]
+                record = payload[begin : end + tag]
                 yield record
                 self.keys.open(record, payload[begin:end])
             return kind, Frame(meta, payload[:total])

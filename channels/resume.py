@@ -11,17 +11,16 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
 
 from channels.channel import Channel
-from channels.dial import HANDSHAKE_SECONDS, connect
+from channels.dial import HANDSHAKE_SECONDS, NOISE_IK, connect
 from channels.errors import ChannelDead, ChannelError, DeadlineExceeded, HandshakeError, PeerLost
 from channels.identity import Identity
 from channels.listen import Listener
+from channels.meeting import Handshake
 from channels.records import DEFAULT_LIMITS, Limits
 from channels.roster import Roster
 from channels.session import LABEL, SILENCE, Session, Type, hear_hello, say_hello
-from channels.suites import ENROLLED, Suite
 
 log = logging.getLogger("secsplit.channels")
 
@@ -37,7 +36,7 @@ def open_session(
     silence: float = SILENCE,
     patience: float | None = None,
     proxy: str | None = None,
-    suites: Sequence[Suite] = ENROLLED,
+    handshake: Handshake = NOISE_IK,
     limits: Limits = DEFAULT_LIMITS,
     pad: bool = False,
 ) -> Session:
@@ -56,7 +55,7 @@ def open_session(
             digest=digest,
             timeout=seconds,
             proxy=proxy,
-            suites=suites,
+            handshake=handshake,
             limits=limits,
             pad=pad,
             stall=silence,
