@@ -96,7 +96,7 @@ class SealedChannel:
 
     def __init__(self, wire: Wire, agreement: Agreement) -> None:
         self.peer, self.binding = agreement.peer, agreement.binding
-        self._wire, self._agreement = wire, agreement
+        self._wire, self._agreement = agreement.over(wire), agreement
         self._sealer, self._opener = agreement.sealer, agreement.opener
         self.limits = agreement.sealer.limits
         self._sending, self._receiving = threading.Lock(), threading.Lock()

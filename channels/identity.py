@@ -8,29 +8,24 @@ This file knows nothing of rosters and handshakes.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import os
 import re
-import stat
 import time
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from nacl.pwhash import argon2id
 
 from channels.errors import KeyFileError
+from channels.keyfile import from_text, parse_toml, read_file, seal, to_text, toml, unseal, write_file
 from channels.noise import Secretive
-from channels.primitives import CIPHERS, X25519PrivateKey
+from channels.primitives import X25519PrivateKey
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-MAX_FILE = 1 << 20  # bytes; a larger key or roster file is refused unread
 DAY = 86_400  # seconds
 
 
@@ -112,10 +107,10 @@ class PublicIdentity:
         return {
             "name": self.name,
             "roles": list(self.roles),
-            "signing": _text(self.signing),
-            "noise": _text(self.noise),
+            "signing": to_text(self.signing),
+            "noise": to_text(self.noise),
             "expires": datetime.fromtimestamp(self.expires, UTC),
-            "signature": _text(self.signature),
+            "signature": to_text(self.signature),
         }
 
     @classmethod
@@ -125,10 +120,10 @@ class PublicIdentity:
             return cls(
                 name=str(fields["name"]),
                 roles=tuple(map(str, fields["roles"])),
-                signing=_bytes(fields["signing"], 32),
-                noise=_bytes(fields["noise"], 32),
+                signing=from_text(fields["signing"], 32),
+                noise=from_text(fields["noise"], 32),
                 expires=int(fields["expires"].timestamp()),
-                signature=_bytes(fields["signature"], 64),
+                signature=from_text(fields["signature"], 64),
             ).verify()
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise KeyFileError(f"not a public identity: {error!r}", fix="use the file its owner exported") from None
@@ -194,7 +189,9 @@ class Identity(Secretive):
         """Write the private key file, mode 0600; with a passphrase, sealed. Raises KeyFileError where one exists."""
         secret = self.signing.private_bytes_raw() + self.noise.private_bytes_raw()
         table: dict[str, Any] = {"format": "secsplit private identity 1", **self.public.fields()}
-        table |= {"secret": _text(secret)} if passphrase is None else _seal(secret, passphrase, self.public)
+        table |= (
+            {"secret": to_text(secret)} if passphrase is None else seal(secret, passphrase, self.public.statement())
+        )
         text = "# Private key: keep it on this host. Give away the public identity only.\n" + toml(table)
         write_file(Path(path), text, mode=0o600, exclusive=True)
 
@@ -203,103 +200,9 @@ class Identity(Secretive):
         """Read a private key file; raises KeyFileError where others may read it, or the passphrase is wrong."""
         table = parse_toml(read_file(Path(path), private=True), "secsplit private identity 1")
         public = PublicIdentity.from_fields(table)
-        secret = _bytes(table["secret"], 64) if "secret" in table else _unseal(table, passphrase, public)
+        secret = (
+            from_text(table["secret"], 64) if "secret" in table else unseal(table, passphrase, public.statement(), 64)
+        )
         return cls(
             Ed25519PrivateKey.from_private_bytes(secret[:32]), X25519PrivateKey.from_private_bytes(secret[32:]), public
         )
-
-
-def _seal(secret: bytes, passphrase: str, public: PublicIdentity) -> dict[str, Any]:
-    salt = os.urandom(argon2id.SALTBYTES)
-    operations, memory = argon2id.OPSLIMIT_MODERATE, argon2id.MEMLIMIT_MODERATE
-    key = argon2id.kdf(32, passphrase.encode(), salt, opslimit=operations, memlimit=memory)
-    box = CIPHERS["ChaChaPoly"].new(key).encrypt(bytes(12), secret, public.statement())  # this key seals once
-    return {"salt": _text(salt), "operations": operations, "memory": memory, "sealed": _text(box)}
-
-
-def _unseal(table: dict[str, Any], passphrase: str | None, public: PublicIdentity) -> bytes:
-    if passphrase is None:
-        raise KeyFileError("the key file is sealed", fix="give its passphrase")
-    try:
-        salt, box = _bytes(table["salt"], argon2id.SALTBYTES), _bytes(table["sealed"], 80)
-        operations = min(int(table["operations"]), argon2id.OPSLIMIT_SENSITIVE)
-        memory = min(int(table["memory"]), argon2id.MEMLIMIT_SENSITIVE)
-        key = argon2id.kdf(32, passphrase.encode(), salt, opslimit=operations, memlimit=memory)
-        return CIPHERS["ChaChaPoly"].new(key).decrypt(bytes(12), box, public.statement())
-    except InvalidTag:
-        raise KeyFileError("the passphrase does not open the key file, or the file was changed") from None
-    except (KeyError, ValueError, TypeError) as error:
-        raise KeyFileError(f"the key file is damaged: {error!r}", fix="restore it from a backup") from None
-
-
-def toml(table: dict[str, Any]) -> str:
-    """Lines of TOML for a flat table of names, base64, integers, dates and lists of names: nothing needs escaping."""
-    return "".join(f"{key} = {_toml_value(value)}\n" for key, value in table.items())
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml_value, value)) + "]"
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
-    return str(int(value))
-
-
-def parse_toml(text: str, format_: str) -> dict[str, Any]:
-    """The table in a TOML text of the given format; raises KeyFileError."""
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise KeyFileError(f"not TOML: {error}", fix=f"expected a {format_!r} file") from None
-    if table.get("format") != format_:
-        raise KeyFileError(f"expected format {format_!r}, got {str(table.get('format'))[:60]!r}")
-    return table
-
-
-def read_file(path: Path, *, private: bool = False) -> str:
-    """A small text file; a private one must be ours and closed to group and others, links not followed."""
-    flags = os.O_RDONLY | (os.O_NOFOLLOW if private else 0)
-    try:
-        with open(os.open(path, flags), encoding="utf-8") as file:
-            status = os.fstat(file.fileno())
-            if private and (status.st_mode & 0o077 or status.st_uid != os.geteuid()):
-                mode = stat.filemode(status.st_mode)
-                raise KeyFileError(f"{path} is open to others ({mode}, uid {status.st_uid})", fix=f"chmod 600 {path}")
-            if status.st_size > MAX_FILE:
-                raise KeyFileError(f"{path} has {status.st_size} bytes, expected at most {MAX_FILE}")
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeyFileError(f"cannot read {path}: {error}") from None
-
-
-def write_file(path: Path, text: str, *, mode: int, exclusive: bool = False) -> None:
-    """Write a whole file or none, readable by whom `mode` says from its first byte on; `exclusive` never replaces."""
-    if exclusive and path.exists():
-        raise KeyFileError(f"{path} exists already", fix="choose another name; keys are never overwritten")
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if exclusive:
-            os.link(draft, path)  # unlike a rename, fails where the name is taken
-            draft.unlink()
-        else:
-            draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise KeyFileError(f"cannot write {path}: {error}") from None
-
-
-def _text(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()
-
-
-def _bytes(text: Any, length: int) -> bytes:
-    raw = base64.b64decode(str(text), validate=True)
-    if len(raw) != length:
-        raise ValueError(f"expected {length} bytes in base64, got {len(raw)}")
-    return raw

@@ -16,6 +16,7 @@ from channels.errors import DigestMismatch, HandshakeError, IdentityMismatch
 from channels.identity import Identity, PublicIdentity, proquints
 from channels.records import DEFAULT_LIMITS, Limits, Opener, Sealer
 from channels.roster import Roster
+from channels.wire import Wire
 
 DIGEST = 32  # bytes
 
@@ -94,6 +95,10 @@ class Agreement:
     binding: bytes
     sealer: Sealer
     opener: Opener
+
+    def over(self, wire: Wire) -> Wire:
+        """The wire that records travel on: the one of the handshake itself."""
+        return wire
 
 
 Conversation = Generator[Ask, bytes, Agreement]

@@ -103,11 +103,15 @@ def flat(buffer: Buffer) -> memoryview:
     return view if view.format == "B" and view.ndim == 1 and view.c_contiguous else view.cast("B")
 
 
-_living: weakref.WeakSet[Keys] = weakref.WeakSet()
+_living: weakref.WeakSet[RecordKeys] = weakref.WeakSet()
+
+
+def forget_in_children(keys: RecordKeys) -> None:
+    """Have a forked child drop these: a copied counter would reuse nonces, a copied stream interleave."""
+    _living.add(keys)
 
 
 def _drop_all() -> None:
-    """In a forked child: a copied counter would reuse nonces, so every inherited key goes."""
     for keys in list(_living):
         keys.drop("this process was forked; a channel stays with the process that made it")
 
@@ -138,7 +142,7 @@ class Keys(Secretive):
         self._aead: Aead = cipher.new(key)
         self._until = REKEY_EVERY
         self.records = self.rekeys = 0
-        _living.add(self)
+        forget_in_children(self)
 
     def seal(self, plaintext: Buffer, out: memoryview) -> None:
         """Seal the next record into `out`, which is TAG bytes longer; raises KeyExhausted or ChannelDead."""

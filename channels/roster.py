@@ -7,14 +7,14 @@ roster, which might list a revoked party, cannot be played back to it.
 
 from __future__ import annotations
 
-import base64
-import binascii
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from channels.errors import IdentityMismatch, KeyFileError, RosterExpired, RosterRollback, UnknownPeer
-from channels.identity import Identity, PublicIdentity, pack, parse_toml, read_file, toml, write_file
+from channels.identity import Identity, PublicIdentity, pack
+from channels.keyfile import from_text, parse_toml, read_file, to_text, toml, write_file
 
 _FORMAT = "secsplit roster 1"
 
@@ -75,7 +75,7 @@ class Roster:
 
     def dumps(self) -> str:
         """The TOML text."""
-        head = {"format": _FORMAT, "epoch": self.epoch, "signature": base64.b64encode(self.signature).decode()}
+        head = {"format": _FORMAT, "epoch": self.epoch, "signature": to_text(self.signature)}
         tables = [("\n[signer]\n", self.signer), *(("\n[[party]]\n", party) for party in self.parties)]
         return toml(head) + "".join(title + toml(party.fields()) for title, party in tables)
 
@@ -85,9 +85,9 @@ class Roster:
         table = parse_toml(text, _FORMAT)
         try:
             parties = tuple(map(PublicIdentity.from_fields, table.get("party", [])))
-            signature = base64.b64decode(str(table["signature"]), validate=True)
+            signature = from_text(table["signature"], 64)
             roster = cls(parties, int(table["epoch"]), PublicIdentity.from_fields(table["signer"]), signature)
-        except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise KeyFileError(f"not a roster: {error!r}", fix="fetch it again from its signer") from None
         return roster.verify(signer)
 
@@ -108,11 +108,13 @@ class Roster:
 
     def remember(self, seen: Path) -> None:
         """Check the epoch against the highest one accepted here, and raise that mark; raises RosterRollback."""
-        highest = _epoch_in(seen)
-        if self.epoch < highest:
-            raise RosterRollback(f"roster epoch {self.epoch} offered, but {highest} was already accepted here")
+        mark = hashlib.sha256(_statement(self.parties, self.epoch)).hexdigest()
+        highest, known = _seen(seen)
+        if self.epoch < highest or (self.epoch == highest and mark != known):
+            other = "another roster of the same epoch" if self.epoch == highest else f"epoch {highest}"
+            raise RosterRollback(f"roster epoch {self.epoch} offered, but {other} was already accepted here")
         if self.epoch > highest:
-            write_file(seen, f"{self.epoch}\n", mode=0o600)
+            write_file(seen, f"{self.epoch} {mark}\n", mode=0o600)
 
 
 def _in_time(party: PublicIdentity) -> PublicIdentity:
@@ -121,13 +123,14 @@ def _in_time(party: PublicIdentity) -> PublicIdentity:
     return party
 
 
-def _epoch_in(seen: Path) -> int:
-    if not seen.exists():
-        return 0
+def _seen(path: Path) -> tuple[int, str]:
+    if not path.exists():
+        return 0, ""
     try:
-        return int(read_file(seen))
+        epoch, mark = read_file(path).split()
+        return int(epoch), mark
     except ValueError:
-        raise KeyFileError(f"{seen} holds no epoch", fix="restore it; without it old rosters cannot be told") from None
+        raise KeyFileError(f"{path} holds no epoch", fix="restore it; without it old rosters cannot be told") from None
 
 
 def _statement(parties: tuple[PublicIdentity, ...], epoch: int) -> bytes:

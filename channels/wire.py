@@ -27,9 +27,20 @@ STALL = 30.0  # seconds without a single byte of progress inside a message
 class Wire(Protocol):
     """A two-way stream of bytes; one thread may read while another writes."""
 
-    received: int  # bytes
-    sent: int
-    heard: float  # time.monotonic() of the last bytes in
+    @property
+    def received(self) -> int:
+        """Bytes so far."""
+        ...
+
+    @property
+    def sent(self) -> int:
+        """Bytes so far."""
+        ...
+
+    @property
+    def heard(self) -> float:
+        """time.monotonic() of the last bytes in."""
+        ...
 
     def fill(self, memory: memoryview, deadline: float | None) -> None:
         """Fill all of it; raises DeadlineExceeded, Truncated at the end of the stream, ChannelDead once closed here.
@@ -37,6 +48,10 @@ class Wire(Protocol):
         `deadline` is a time.monotonic(); None waits as long as it takes. Up to READ_AHEAD bytes, nothing is lost on
         DeadlineExceeded; above, each byte of progress starts the patience of STALL seconds anew, whatever the deadline.
         """
+        ...
+
+    def take(self, memory: memoryview, deadline: float | None) -> int:
+        """Take what is there, waiting for at least one byte; how many. Raises as `fill`."""
         ...
 
     def write(self, piece: memoryview) -> None:
@@ -48,21 +63,27 @@ class Wire(Protocol):
         ...
 
 
-class SocketWire:
-    """A connected stream socket, which it owns."""
+class ReadAhead:
+    """`fill` over `take`: small reads through a buffer and all or nothing, large ones straight into the memory."""
 
-    def __init__(self, sock: socket.socket, *, stall: float = STALL) -> None:
-        self.received = self.sent = 0
-        self.heard = time.monotonic()
-        self._sock, self._stall, self._closed = sock, stall, False
+    stall = STALL
+
+    def __init__(self) -> None:
         self._ahead = memoryview(bytearray(READ_AHEAD))
         self._start = self._end = 0
-        sock.setblocking(True)
-        tick = struct.pack("ll", int(TICK), int(TICK % 1 * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tick)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, tick)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _receive(self, memory: memoryview, deadline: float | None, *, whole: bool) -> int:
+        """At least one byte from beneath; all, where `whole` is asked for and nothing goes wrong."""
+        raise NotImplementedError
+
+    def take(self, memory: memoryview, deadline: float | None) -> int:
+        """See `Wire.take`."""
+        count = min(self._end - self._start, len(memory))
+        if not count:
+            return self._receive(memory, deadline, whole=False)
+        memory[:count] = self._ahead[self._start : self._start + count]
+        self._start += count
+        return count
 
     def fill(self, memory: memoryview, deadline: float | None) -> None:
         """See `Wire.fill`."""
@@ -79,21 +100,37 @@ class SocketWire:
             memory[:got] = self._ahead[start : self._end]
         self._start = self._end = 0
         while got < length:
-            got += self._receive(memory[got:], time.monotonic() + self._stall, socket.MSG_WAITALL)
+            got += self._receive(memory[got:], time.monotonic() + self.stall, whole=True)
 
     def _read_ahead(self, deadline: float | None) -> None:
         left = self._end - self._start
         if left:
             self._ahead[:left] = self._ahead[self._start : self._end]
         self._start, self._end = 0, left
-        self._end = left + self._receive(self._ahead[left:], deadline, 0)
+        self._end = left + self._receive(self._ahead[left:], deadline, whole=False)
 
-    def _receive(self, memory: memoryview, deadline: float | None, flags: int) -> int:
+
+class SocketWire(ReadAhead):
+    """A connected stream socket, which it owns."""
+
+    def __init__(self, sock: socket.socket, *, stall: float = STALL) -> None:
+        super().__init__()
+        self.received = self.sent = 0
+        self.heard = time.monotonic()
+        self._sock, self.stall, self._closed = sock, stall, False
+        sock.setblocking(True)
+        tick = struct.pack("ll", int(TICK), int(TICK % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tick)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, tick)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _receive(self, memory: memoryview, deadline: float | None, *, whole: bool) -> int:
         while True:
             try:
                 if deadline is not None and (left := deadline - time.monotonic()) < TICK:
                     self._await_readable(left)
-                count = self._sock.recv_into(memory, 0, flags)
+                count = self._sock.recv_into(memory, 0, socket.MSG_WAITALL if whole else 0)
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -118,8 +155,8 @@ class SocketWire:
                 count = self._sock.send(piece)
             except BlockingIOError:
                 since = since or time.monotonic() - TICK
-                if time.monotonic() - since >= self._stall:
-                    raise DeadlineExceeded(f"the peer took no byte for {self._stall:g} s") from None
+                if time.monotonic() - since >= self.stall:
+                    raise DeadlineExceeded(f"the peer took no byte for {self.stall:g} s") from None
                 continue
             except OSError as error:
                 raise self._broken(f"the connection broke: {error.strerror}") from None
@@ -172,9 +209,13 @@ class MemoryWire:
         at, small = 0, len(memory) <= READ_AHEAD
         while at < len(memory):
             wanted = len(memory) if small else 1
-            at += self._take(memory[at:], wanted, deadline if small else time.monotonic() + self._stall)
+            at += self._draw(memory[at:], wanted, deadline if small else time.monotonic() + self._stall)
 
-    def _take(self, memory: memoryview, wanted: int, deadline: float | None) -> int:
+    def take(self, memory: memoryview, deadline: float | None) -> int:
+        """See `Wire.take`."""
+        return self._draw(memory, 1, deadline)
+
+    def _draw(self, memory: memoryview, wanted: int, deadline: float | None) -> int:
         pipe = self._in
         with pipe.changed:
             self._await(pipe, lambda: len(pipe.bytes) >= wanted or pipe.ended, deadline)
