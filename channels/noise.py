@@ -25,9 +25,10 @@ from channels.primitives import (
     Cipher,
     Hash,
     MLKEM768PrivateKey,
-    MLKEM768PublicKey,
     X25519PrivateKey,
+    check_kem_key,
     dh,
+    encapsulate,
     hkdf,
 )
 
@@ -309,7 +310,7 @@ class HandshakeState(Secretive):
             return symmetric.encrypt_and_hash(self._e1.public_key().public_bytes_raw())
         if token == "ekem1":
             assert self.re1 is not None
-            secret, ciphertext = MLKEM768PublicKey.from_public_bytes(self.re1).encapsulate()
+            secret, ciphertext = encapsulate(self.re1)
             sealed = symmetric.encrypt_and_hash(ciphertext)
             symmetric.mix_key(secret)
             return sealed
@@ -366,7 +367,7 @@ def _cut(data: bytes, length: int) -> tuple[bytes, bytes]:
 
 def _valid_kem_key(public: bytes) -> bytes:
     try:
-        MLKEM768PublicKey.from_public_bytes(public)
+        check_kem_key(public)
     except ValueError:
         raise HandshakeError("the peer's ML-KEM key is malformed") from None
     return public

@@ -31,10 +31,11 @@ __all__ = [
     "Cipher",
     "Hash",
     "MLKEM768PrivateKey",
-    "MLKEM768PublicKey",
     "X25519PrivateKey",
     "X25519PublicKey",
+    "check_kem_key",
     "dh",
+    "encapsulate",
     "hkdf",
 ]
 
@@ -87,6 +88,16 @@ HASHES = {
 def dh(private: X25519PrivateKey, public: bytes) -> bytes:
     """X25519 (RFC 7748); raises ValueError on low-order points, whose product would be known to all."""
     return private.exchange(X25519PublicKey.from_public_bytes(public))
+
+
+def check_kem_key(public: bytes) -> None:
+    """Raise ValueError where it is no ML-KEM-768 public key (FIPS 203, 7.2)."""
+    MLKEM768PublicKey.from_public_bytes(public)
+
+
+def encapsulate(public: bytes) -> tuple[bytes, bytes]:
+    """A fresh secret, and the ciphertext from which the holder of the private key gets it; raises ValueError."""
+    return MLKEM768PublicKey.from_public_bytes(public).encapsulate()
 
 
 def hkdf(hash_: Hash, chaining_key: bytes, material: bytes, outputs: int) -> list[bytes]:
