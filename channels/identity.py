@@ -21,7 +21,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from channels.errors import KeyFileError
-from channels.keyfile import from_text, parse_toml, read_file, seal, to_text, toml, unseal, write_file
+from channels.keyfile import Hidden, from_text, parse_toml, read_file, seal, to_text, toml, unseal, write_file
 from channels.noise import Secretive
 from channels.primitives import X25519PrivateKey
 
@@ -187,22 +187,32 @@ class Identity(Secretive):
 
     def save(self, path: str | Path, passphrase: str | None = None) -> None:
         """Write the private key file, mode 0600; with a passphrase, sealed. Raises KeyFileError where one exists."""
+        write_file(Path(path), self._text(passphrase), mode=0o600, exclusive=True)
+
+    def _text(self, passphrase: str | None) -> Hidden:
         secret = self.signing.private_bytes_raw() + self.noise.private_bytes_raw()
         table: dict[str, Any] = {"format": "secsplit private identity 1", **self.public.fields()}
-        table |= (
-            {"secret": to_text(secret)} if passphrase is None else seal(secret, passphrase, self.public.statement())
-        )
-        text = "# Private key: keep it on this host. Give away the public identity only.\n" + toml(table)
-        write_file(Path(path), text, mode=0o600, exclusive=True)
+        if passphrase is None:
+            table["secret"] = to_text(secret)
+        else:
+            table |= seal(secret, passphrase, self.public.statement())
+        return Hidden("# Private key: keep it on this host. Give away the public identity only.\n" + toml(table))
 
     @classmethod
     def load(cls, path: str | Path, passphrase: str | None = None) -> Identity:
         """Read a private key file; raises KeyFileError where others may read it, or the passphrase is wrong."""
         table = parse_toml(read_file(Path(path), private=True), "secsplit private identity 1")
+        plain = Hidden(table.pop("secret", ""))
         public = PublicIdentity.from_fields(table)
-        secret = (
-            from_text(table["secret"], 64) if "secret" in table else unseal(table, passphrase, public.statement(), 64)
-        )
-        return cls(
-            Ed25519PrivateKey.from_private_bytes(secret[:32]), X25519PrivateKey.from_private_bytes(secret[32:]), public
-        )
+        signing, noise = _keys(plain, table, passphrase, public)
+        return cls(signing, noise, public)
+
+
+def _keys(
+    plain: Hidden, table: dict[str, Any], passphrase: str | None, public: PublicIdentity
+) -> tuple[Ed25519PrivateKey, X25519PrivateKey]:
+    try:
+        secret = from_text(plain.text, 64) if plain.text else unseal(table, passphrase, public.statement(), 64)
+    except ValueError:
+        raise KeyFileError("the key file is damaged", fix="restore it from a backup") from None
+    return Ed25519PrivateKey.from_private_bytes(secret[:32]), X25519PrivateKey.from_private_bytes(secret[32:])

@@ -19,9 +19,19 @@ from cryptography.exceptions import InvalidTag
 from nacl.pwhash import argon2id
 
 from channels.errors import KeyFileError
+from channels.noise import Secretive
 from channels.primitives import CIPHERS, TAG
 
 MAX_FILE = 1 << 20  # bytes; a larger file is refused unread
+
+
+class Hidden(Secretive):
+    """Text that must not show in a traceback's variables, whoever prints them."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 def toml(table: dict[str, Any]) -> str:
@@ -44,6 +54,7 @@ def parse_toml(text: str, format_: str) -> dict[str, Any]:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
+        text = ""  # it may hold a key
         raise KeyFileError(f"not TOML: {error}", fix=f"expected a {format_!r} file") from None
     if table.get("format") != format_:
         raise KeyFileError(f"expected format {format_!r}, got {str(table.get('format'))[:60]!r}")
@@ -66,14 +77,14 @@ def read_file(path: Path, *, private: bool = False) -> str:
         raise KeyFileError(f"cannot read {path}: {error}") from None
 
 
-def write_file(path: Path, text: str, *, mode: int, exclusive: bool = False) -> None:
+def write_file(path: Path, text: str | Hidden, *, mode: int, exclusive: bool = False) -> None:
     """Write a whole file or none, readable by whom `mode` says from its first byte on; `exclusive` never replaces."""
     if exclusive and path.exists():
         raise KeyFileError(f"{path} exists already", fix="choose another name; keys are never overwritten")
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
-            file.write(text)
+            file.write(text.text if isinstance(text, Hidden) else text)
             file.flush()
             os.fsync(file.fileno())
         if exclusive:
