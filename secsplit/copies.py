@@ -57,6 +57,9 @@ class Replica:
         for name, tensor in weights.items():
             own[name].copy_(tensor)
 
+    def parameters(self) -> list[nn.Parameter]:
+        return [parameter for module in self.modules.values() for parameter in module.parameters()]
+
     def forget(self) -> None:
         """Start the optimizers anew."""
         for optimizer in self.optimizers.values():
@@ -157,6 +160,46 @@ class Copies:
         self.own.mode(True)
         modules = {segment: deepcopy(module) for segment, module in self.own.modules.items()}
         return Replica(modules, optimizers_for(modules, self._make_optimizer))
+
+
+class Stash:
+    """Weights as they were when a turn began, kept until its gradient is back, while others already move them.
+
+    Weight stashing: Narayanan et al. 2019, PipeDream (SOSP). A gradient is that of the weights its turn began with; it
+    moves the weights that are there when it comes. Buffers (BatchNorm's statistics) are shared, not stashed.
+    """
+
+    def __init__(self, own: Replica, size: int, *, plain: bool) -> None:
+        if not plain:
+            raise RunError("train.staleness: a defense that wraps a segment's optimizer needs every gradient in turn")
+        self.own = own
+        self.busy: dict[int, Replica] = {}  # by step
+        self._free = [self._made() for _ in range(size)]
+
+    def of(self, step: int) -> Replica:
+        """The segments as they are now, for the turn of that step until it is settled."""
+        replica = self.busy.get(step)
+        if replica is None:
+            replica = self.busy[step] = self._free.pop()
+            for ours, stashed in zip(self.own.parameters(), replica.parameters(), strict=True):
+                stashed.detach().copy_(ours.detach())
+                stashed.grad = None
+        return replica
+
+    def settle(self, step: int) -> None:
+        """The turn's gradients are in: they are the own segments' now."""
+        replica = self.busy.pop(step)
+        for ours, stashed in zip(self.own.parameters(), replica.parameters(), strict=True):
+            ours.grad = stashed.grad
+            stashed.grad = None
+        self._free.append(replica)
+
+    def _made(self) -> Replica:
+        modules = {segment: deepcopy(module) for segment, module in self.own.modules.items()}
+        for segment, module in modules.items():
+            for name, layer in module.named_modules():
+                layer._buffers = self.own.modules[segment].get_submodule(name)._buffers
+        return Replica(modules, {})
 
 
 def optimizers_for(modules: Mapping[str, nn.Module], make_optimizer: MakeOptimizer) -> dict[str, Optimizer]:

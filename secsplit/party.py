@@ -7,14 +7,16 @@ be given. One program serves every topology and method; `walk` is its way throug
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from itertools import count, groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from secsplit.census import census
-from secsplit.copies import Copies, Mean, Replica, optimizers_for
+from secsplit.copies import Copies, Mean, Replica, Stash, optimizers_for
 from secsplit.defenses.base import Defenses, Incoming, Outgoing
 from secsplit.errors import PeerError, RunError
 from secsplit.message import Kind, Message, Stamp
@@ -28,6 +30,13 @@ from secsplit.topology import Segment
 from secsplit.walk import Tensors, Walk
 
 BATCH_DEPENDENT = (nn.modules.batchnorm._BatchNorm,)
+
+
+class Strand(NamedTuple):
+    """Events that are taken together: equal keys, side by side; width: so many at once (None: all)."""
+
+    key: tuple[int, ...]
+    width: int | None
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,8 @@ class Party:
         self.own = Replica(self.modules, self.optimizers)
         unwrapped = not any(defense.steps for defense in self.defenses)
         self.copies = self._copies(make_optimizer, unwrapped)
+        stale = run.file.train.staleness
+        self.stash = Stash(self.own, stale + 1, plain=unwrapped) if stale and self.copies is None else None
         if run.method.client_side == "gradients-averaged" and not unwrapped:
             raise RunError(
                 "method.name: 'large-batch' sends gradients before a defense that acts as optimizers step sees them"
@@ -108,9 +119,30 @@ class Party:
         sizes = yield from census(self)
         schedule = self.run.schedule(sizes)
         cast = self.run.casts_of(self.name)[0] if self.role in self.run.cohort_roles else None
-        for _, event in schedule.of(cast):
-            yield from self.take(schedule, event)
+        for strand, events in groupby(schedule.of(cast), self.strands()):
+            takes = (self.take(schedule, event) for _, event in events)
+            yield from rotate(takes, strand.width)
         yield News("done", schedule.steps, self.run.file.train.epochs - 1, schedule.steps)
+
+    def strands(self) -> Callable[[tuple[int, Event]], Strand]:
+        """Tells which events follow each other one by one, and which turns may be under way beside each other.
+
+        Each client's next mini-batch, where each has a copy of its own; or, where staleness is asked for, a client's
+        next turns before the gradient of the first is back.
+        """
+        alone = count(1)
+        wide = self.run.file.train.staleness + 1
+
+        def strand(numbered: tuple[int, Event]) -> Strand:
+            index, event = numbered
+            if isinstance(event, Turn) and event.training:
+                if self.copies is not None and self.copies.size > 1:
+                    return Strand((event.epoch, event.batch), None)
+                if wide > 1 and self.copies is None:
+                    return Strand((index,), wide)
+            return Strand((-next(alone),), 1)
+
+        return strand
 
     def take(self, schedule: Schedule, event: Event) -> Steps:
         """One event of the schedule."""
@@ -142,8 +174,10 @@ class Party:
         parts = rows.chunk(self.run.file.train.micro_batches)
         walks = [Walk(self, cast, turn.stamp(i), part, len(part) / len(rows)) for i, part in enumerate(parts)]
         yield from rotate(walk.through() for walk in walks)
+        if self.stash is not None:
+            self.stash.settle(turn.step)
         if self.run.method.client_side != "gradients-averaged" or len(self.run.casts) == 1:
-            self.update(copy, turn.epoch)
+            self.update(copy if self.stash is None else self.own, turn.epoch)
 
     def update(self, copy: Replica, epoch: int) -> None:
         """One optimizer step from the gradients that are there."""
@@ -153,8 +187,12 @@ class Party:
             optimizer.step()
 
     def copy(self, stamp: Stamp) -> Replica:
-        """The segments that serve a cast in training: its own copy where the method has copies."""
-        return self.own if self.copies is None or not stamp.training else self.copies.of(stamp.cast)
+        """The segments that serve a turn: a copy of the cast's, or of the step's, where several are under way."""
+        if not stamp.training:
+            return self.own
+        if self.copies is not None:
+            return self.copies.of(stamp.cast)
+        return self.own if self.stash is None else self.stash.of(stamp.step)
 
     # what a walk asks of its party
 

@@ -157,6 +157,7 @@ class TrainSpec(Strict):
     batch_size: Annotated[int, Field(ge=1)] = 64
     micro_batches: Annotated[int, Field(ge=1)] = 1
     evaluate_every: Annotated[int, Field(ge=0)] = 1
+    staleness: Annotated[int, Field(ge=0)] = 0  # turns that may begin before an earlier one's gradient is back: inexact
     save_every: Annotated[int, Field(ge=0)] = 0  # turns between checkpoints; one is made at every round's end besides
     threads: Annotated[int, Field(ge=1)] = 1
     record: Literal["all", "off"] | Annotated[int, Field(ge=1)] = "all"
@@ -171,14 +172,14 @@ class RunFile(Strict):
     method: MethodSpec = MethodSpec()
     model: ModelSpec = ModelSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
-    optimizers: dict[str, OptimizerSpec] = {}  # by role, where one differs
+    optimizers: dict[str, OptimizerSpec] = Field(default={})  # by role, where one differs
     train: TrainSpec = TrainSpec()
     data: DataSpec = DataSpec()
     form: FormSpec = FormSpec()
     defenses: tuple[DefenseSpec, ...] = ()
     parties: dict[str, PartySpec]
-    audit: dict[str, Any] = {}
-    grid: dict[str, Any] = {}
+    audit: dict[str, Any] = Field(default={})
+    grid: dict[str, Any] = Field(default={})
 
 
 AGREED = ("topology", "method", "model", "optimizer", "optimizers", "train", "data", "form", "defenses")

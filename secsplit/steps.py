@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from secsplit.message import Kind, Message, Stamp
 
@@ -52,15 +53,21 @@ Step = Send | Recv | News
 Steps = Generator[Step, Message | None, None]
 
 
-def rotate(programs: Iterable[Steps]) -> Steps:
+def rotate(programs: Iterable[Steps], width: int | None = None) -> Steps:
     """Advance programs in a fixed rotation: each goes on until it needs an answer to what it has sent.
 
-    So what one waits for is computed elsewhere while the next computes here. No deadlock is possible where all parties
-    rotate the same programs: order the stages of one program by what they need of each other; a stage is only ever
-    preceded here by stages that need no more than it does.
+    So what one waits for is computed elsewhere while the next computes here. width: how many are under way at once
+    (None: all); the next begins as soon as one ends. No deadlock is possible where all parties rotate all of the same
+    programs: order the stages of one program by what they need of each other; a stage is only ever preceded here by
+    stages that need no more than it does.
     """
-    waiting: deque[tuple[Steps, Recv | None]] = deque((program, None) for program in programs)
-    while waiting:
+    coming = iter(programs)
+    waiting: deque[tuple[Steps, Recv | None]] = deque()
+    while True:
+        if width is None or len(waiting) < width:
+            waiting.extendleft((program, None) for program in islice(coming, 1))
+        if not waiting:
+            return
         program, recv = waiting.popleft()
         answer = (yield recv) if recv is not None else None
         sent = False

@@ -1,0 +1,142 @@
+"""Turns under way beside each other: exact where nothing is stale, and exactly so stale as was asked for."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from secsplit.drive import simulate
+from secsplit.errors import RunError
+from secsplit.message import Kind, Message, Stamp
+from secsplit.schedule import Turn
+from secsplit.steps import News, Recv, Send, rotate
+from secsplit.topologies import named
+from secsplit.transcript import Transcript
+from tests.secsplit.graphs import GRAPHS, modules_of, parties_of, records_of, run_of, unsplit_loss
+from tests.secsplit.test_method import COHORTS, SGD, assert_same, data_of, trained
+from tests.secsplit.test_method import run_of as run_with
+
+
+def conversation(name: str, said: list[str]):
+    """Two round trips with a peer."""
+    for trip in range(2):
+        yield Send("peer", Message(Kind.CONTROL, f"{name}{trip}"))
+        said.append(f"{name}{trip}")
+        yield Recv("peer", Kind.CONTROL, f"{name}{trip}", Stamp())
+
+
+def order_of(width: int | None) -> list[str]:
+    said: list[str] = []
+    program = rotate((conversation(name, said) for name in "abcd"), width)
+    step = next(program)
+    try:
+        while True:
+            step = program.send(Message(Kind.CONTROL, "answer") if isinstance(step, Recv) else None)
+    except StopIteration:
+        return said
+
+
+def test_rotation_never_waits_for_an_answer_while_another_program_can_speak() -> None:
+    assert order_of(1) == ["a0", "a1", "b0", "b1", "c0", "c1", "d0", "d1"]
+    assert order_of(None) == ["a0", "b0", "c0", "d0", "a1", "b1", "c1", "d1"]
+    assert order_of(2) == ["a0", "b0", "a1", "b1", "c0", "d0", "c1", "d1"]
+
+
+def test_what_receives_first_and_speaks_last_is_never_interrupted() -> None:
+    def answerer(name: str):
+        yield Recv("peer", Kind.SMASHED, name, Stamp())
+        yield Recv("peer", Kind.LABELS, name, Stamp())
+        yield Send("peer", Message(Kind.CUT_GRAD, name))
+        yield News("turn", 0, 0)
+
+    steps = []
+    program = rotate(answerer(name) for name in "ab")
+    step = next(program)
+    for _ in range(7):
+        steps.append(step)
+        step = program.send(Message(Kind.SMASHED, "answer") if isinstance(step, Recv) else None)
+    assert [getattr(s, "edge", None) or getattr(s, "what", None) or s.message.edge for s in [*steps, step]] == [
+        "a", "a", "a", "turn", "b", "b", "b", "turn",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("graph", ["vanilla", "u_shaped", "multi_hop", "diamond"])
+@pytest.mark.parametrize("in_flight", [2, 3])
+def test_clients_in_flight_change_nothing(graph: str, in_flight: int) -> None:
+    topology, records = GRAPHS[graph], data_of(GRAPHS[graph], 3)
+    one, several = (
+        trained(
+            run_with(topology, "splitfed-v1", 3, cohort=COHORTS[graph], in_flight=n), modules_of(topology), records, SGD
+        )
+        for n in (1, in_flight)
+    )
+    for cast in records:
+        assert_same(one[cast], several[cast], exactly=True)
+
+
+def test_the_middle_serves_the_next_client_while_the_first_one_computes() -> None:
+    topology = named("u_shaped")
+    run = run_with(topology, "splitfed-v3", 2, cohort=("client",), in_flight=2)
+    transcript = Transcript("server")
+    trained(run, modules_of(topology), data_of(topology, 2), SGD, {"server": transcript})
+    first = [f"{r.stamp.cast} {r.direction} {r.edge}" for r in transcript if r.kind in (Kind.SMASHED, Kind.CUT_GRAD)][
+        :8
+    ]
+    assert first == [
+        "0 received bottom->middle", "0 sent middle->head", "1 received bottom->middle", "1 sent middle->head",
+        "0 received middle->head", "0 sent bottom->middle", "1 received middle->head", "1 sent bottom->middle",
+    ]  # fmt: skip
+
+
+def stale_by_hand(run, modules, records, staleness: int):
+    """Training where each turn's gradient, of a stale segment, is of the weights so many updates ago."""
+    schedule = run.schedule({0: {"train": 24, "test": 24}})
+    past = [copy.deepcopy(modules)]
+    for turn in (event for event in schedule if isinstance(event, Turn)):
+        began = past[max(0, len(past) - 1 - staleness)]
+        net = {"bottom": copy.deepcopy(began["bottom"]), "top": copy.deepcopy(past[-1]["top"])}
+        unsplit_loss(run.topology, net, records, schedule.rows(turn)).backward()
+        now = copy.deepcopy(past[-1])
+        with torch.no_grad():
+            for name, module in now.items():
+                for p, q in zip(module.parameters(), net[name].parameters(), strict=True):
+                    p -= 0.1 * q.grad
+        past.append(now)
+    return past[-1]
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+def test_stale_gradients_are_those_of_the_weights_their_turn_began_with(staleness: int) -> None:
+    topology = named("vanilla")
+    run = run_of(topology, staleness=staleness, batch_size=4, evaluate_every=0)
+    modules, records = modules_of(topology), records_of(topology)
+    by_hand = stale_by_hand(run, modules, records, staleness)
+    simulate(parties_of(run, modules, {0: records}))
+    for name, module in modules.items():
+        for p, q in zip(module.parameters(), by_hand[name].parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_staleness_waits_for_nobody_for_ever(graph: str) -> None:
+    topology = GRAPHS[graph]
+    parties = parties_of(
+        run_of(topology, staleness=2, batch_size=4, epochs=2), modules_of(topology), {0: records_of(topology)}
+    )
+    simulate(parties)
+
+
+def test_staleness_shares_the_statistics_of_batch_normalisation() -> None:
+    topology = named("vanilla")
+    modules = modules_of(topology)
+    modules["bottom"] = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)).double()
+    simulate(parties_of(run_of(topology, staleness=1, batch_size=4), modules, {0: records_of(topology)}))
+    assert int(modules["bottom"][1].num_batches_tracked) == 6
+
+
+def test_more_clients_in_flight_than_a_wrapped_server_can_serve_are_refused() -> None:
+    from secsplit.copies import Copies, Replica
+
+    with pytest.raises(RunError, match=r"method.in_flight: a defense that wraps"):
+        Copies(Replica({}, {}), SGD, 2, plain=False)
