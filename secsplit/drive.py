@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Protocol
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from secsplit.errors import PeerError, SplitError
 from secsplit.message import Kind, Message, Stamp
 from secsplit.party import Party
-from secsplit.steps import News, Recv, Send
+from secsplit.steps import Begin, News, Recv, Send
 from secsplit.transcript import Transcript
 
 MAX_EARLY = 4096  # messages that may wait at a door before they are asked for
@@ -110,17 +111,23 @@ class _Simulation:
         self.doors = {name: Door(name, transcripts.get(name), shared=True) for name in parties}
         self.programs = {name: party.program() for name, party in parties.items()}
         self.awaited: dict[str, Recv] = {}
-        self.ready = deque(parties)
+        self.ready = deque(parties)  # can go on in the midst of something
+        self.behind: list[tuple[int, int, str]] = []  # a heap: (step, order, party) about to begin that turn
+        self.place = {name: order for order, name in enumerate(parties)}
 
     def run(self) -> None:
-        while self.ready:
-            self.advance(self.ready.popleft())
+        """Whoever can go on within a turn does; else the party furthest behind begins its next one.
+
+        So no more is computed ahead of its use than need be, and memory does not grow with the number of parties.
+        """
+        while self.ready or self.behind:
+            self.advance(self.ready.popleft() if self.ready else heappop(self.behind)[2])
         if self.awaited:
             stuck = "; ".join(f"{name} waits for {recv}" for name, recv in self.awaited.items())
             raise SplitError(f"deadlock: {stuck}")
 
     def advance(self, name: str) -> None:
-        """Drive one program until it ends or awaits what is not there yet."""
+        """Drive one program until it ends, begins a turn, or awaits what is not there yet."""
         door, program = self.doors[name], self.programs[name]
         recv = self.awaited.pop(name, None)
         answer = door.handed(recv) if recv is not None else None
@@ -135,6 +142,9 @@ class _Simulation:
                     if answer is None:
                         self.awaited[name] = step
                         return
+                elif isinstance(step, Begin):
+                    heappush(self.behind, (step.step, self.place[name], name))
+                    return
                 else:
                     self.observe(self.parties[name], step)
         except StopIteration:
@@ -148,7 +158,7 @@ class _Simulation:
         self.doors[send.to].arrived(name, send.message)
         recv = self.awaited.get(send.to)
         if recv is not None and recv.frm == name and recv.matches(send.message):
-            self.ready.append(send.to)
+            self.ready.appendleft(send.to)
 
 
 class Link(Protocol):
@@ -204,7 +214,7 @@ def serve(
                             closed.add(peer)
                         else:
                             door.arrived(peer, message)
-                else:
+                elif isinstance(step, News):
                     observe(party, step)
         except StopIteration:
             pass

@@ -25,7 +25,7 @@ from secsplit.optimizers import MakeOptimizer, Optimizer, set_rate
 from secsplit.run import Run
 from secsplit.schedule import EpochEnd, Event, Gather, Handover, Schedule, Split, Spread, Turn, derive
 from secsplit.sharing import gather, hand_over, spread
-from secsplit.steps import News, Send, Steps, rotate
+from secsplit.steps import Begin, News, Send, Steps, rotate
 from secsplit.topology import Segment
 from secsplit.walk import Tensors, Walk
 
@@ -148,6 +148,7 @@ class Party:
         """One event of the schedule."""
         if isinstance(event, Turn):
             if self.held or self.shards:
+                yield Begin(event.step)
                 yield from self.turn(event, schedule.rows(event))
                 yield News("turn", event.step, event.epoch, schedule.steps)
         elif isinstance(event, Handover):

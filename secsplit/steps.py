@@ -49,7 +49,14 @@ class News:
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-Step = Send | Recv | News
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The turn of this step is about to be taken: who drives several parties lets the one furthest behind go first."""
+
+    step: int
+
+
+Step = Send | Recv | News | Begin
 Steps = Generator[Step, Message | None, None]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from secsplit.drive import simulate
+from secsplit.drive import Door, simulate
 from secsplit.errors import RunError
 from secsplit.message import Kind, Message, Stamp
 from secsplit.schedule import Turn
@@ -14,7 +14,7 @@ from secsplit.steps import News, Recv, Send, rotate
 from secsplit.topologies import named
 from secsplit.transcript import Transcript
 from tests.secsplit.graphs import GRAPHS, modules_of, parties_of, records_of, run_of, unsplit_loss
-from tests.secsplit.test_method import COHORTS, SGD, assert_same, data_of, trained
+from tests.secsplit.test_method import COHORTS, SGD, WHOLE, assert_same, data_of, trained
 from tests.secsplit.test_method import run_of as run_with
 
 
@@ -140,3 +140,21 @@ def test_more_clients_in_flight_than_a_wrapped_server_can_serve_are_refused() ->
 
     with pytest.raises(RunError, match=r"method.in_flight: a defense that wraps"):
         Copies(Replica({}, {}), SGD, 2, plain=False)
+
+
+@pytest.mark.parametrize("method", ["splitfed-v1", "splitfed-v3", "sl-am", "federated"])
+def test_a_simulation_computes_nothing_long_before_its_use(monkeypatch, method: str) -> None:
+    """However many clients there are, few messages wait: memory does not grow with clients."""
+    topology = WHOLE if method == "federated" else named("vanilla")
+    run = run_with(topology, method, 12, cohort=("client",))
+    records = {c: records_of(topology, rows=12, seed=c) for c in range(12)}
+    most, arrived = [0], Door.arrived
+
+    def counted(self, peer, message):
+        arrived(self, peer, message)
+        if message.kind in (Kind.SMASHED, Kind.WEIGHTS, Kind.CUT_GRAD):
+            most[0] = max(most[0], len(self.waiting))
+
+    monkeypatch.setattr(Door, "arrived", counted)
+    trained(run, modules_of(topology), records, SGD)
+    assert 0 < most[0] <= 3
