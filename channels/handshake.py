@@ -17,14 +17,14 @@ channel before HELLO, which only the holder of the initiator's fresh and static 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
-from channels.errors import HandshakeError, IntegrityError, SuiteRefused, UnknownPeer
+from channels.errors import ChannelError, HandshakeError, IntegrityError, SuiteRefused, UnknownPeer
 from channels.identity import PublicIdentity
 from channels.meeting import Agreement, Ask, Claims, Conversation, Side
 from channels.noise import HandshakeState, Transport
-from channels.records import Keys, Kind, Limits, Opener, Sealer
+from channels.records import Frame, Keys, Kind, Limits, Opener, Sealer
 from channels.suites import ENROLLED, Suite, accept, offer
 
 PREFACE = struct.Struct(">8sBBHBB2x")
@@ -74,12 +74,9 @@ class NoiseIK:
         hearing = agreement.opener.open()
         memory = next(hearing)
         memory[:] = yield Ask(last, len(memory))
-        try:
-            hearing.send(None)
-        except StopIteration as done:
-            if done.value[0] is Kind.HELLO:
-                return agreement
-        raise HandshakeError("its first record is not a hello", peer=peer.name)
+        if _kind(hearing) is not Kind.HELLO:
+            raise HandshakeError("no hello under the new keys: a replayed or forged first message", peer=peer.name)
+        return agreement
 
     def _judge(self, preface: bytes, side: Side) -> tuple[Suite, Limits]:
         magic, version, number, offered, record_bits, flags = PREFACE.unpack(preface)
@@ -136,10 +133,21 @@ def read(noise: HandshakeState, message: bytes) -> bytes:
         ) from None
 
 
+def _kind(hearing: Generator[memoryview, None, tuple[Kind, Frame]]) -> Kind | None:
+    try:
+        hearing.send(None)
+    except StopIteration as done:
+        kind: Kind = done.value[0]
+        return kind
+    except ChannelError:
+        pass
+    return None
+
+
 def _enrolled(side: Side, noise: HandshakeState, theirs: Claims) -> PublicIdentity:
     assert noise.rs is not None
     try:
         return side.roster.by_key(noise.rs)
     except UnknownPeer as error:
-        error.what += f"; it calls itself {theirs.speaker[:60]}"
+        error.what += f"; it calls itself {theirs.speaker}"
         raise

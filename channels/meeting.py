@@ -7,6 +7,7 @@ a test without any socket. This file knows no cryptography.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from channels.roster import Roster
 from channels.wire import Wire
 
 DIGEST = 32  # bytes
+WORDS = re.compile(r"[a-z]{5}(-[a-z]{5}){7}")
 
 
 class Ask(NamedTuple):
@@ -46,8 +48,11 @@ class Claims:
         """Raises HandshakeError on anything else."""
         try:
             digest, epoch, speaker, listener = struct.unpack(">32sQ48s48s", raw)
-            return cls(digest, epoch, speaker.rstrip(b"\0").decode(), listener.rstrip(b"\0").decode())
-        except (struct.error, UnicodeDecodeError):
+            names = [words.rstrip(b"\0").decode("ascii") for words in (speaker, listener)]
+            if not all(WORDS.fullmatch(name) for name in names):
+                raise ValueError("not fingerprints")  # they go to the log
+            return cls(digest, epoch, *names)
+        except (struct.error, ValueError):
             raise HandshakeError("the handshake's claims are malformed") from None
 
 
@@ -73,6 +78,8 @@ class Side:
 
     def compare_identities(self, theirs: Claims, peer: PublicIdentity) -> None:
         """Raise IdentityMismatch where the peer sees another identity on either side than we do."""
+        if peer.noise == self.me.public.noise:
+            raise IdentityMismatch("this is our own key: a party does not talk to itself", peer=peer.name)
         if (theirs.speaker, theirs.listener) != (peer.fingerprint, self.me.public.fingerprint):
             raise IdentityMismatch("it sees another identity on one of the two sides than we do", peer=peer.name)
 
