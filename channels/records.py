@@ -81,6 +81,11 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
+def sealed_bytes(meta: int, payload: int, *, record: int = RECORD) -> int:
+    """How many bytes a message of so many bytes is on the wire, unpadded."""
+    return HEADER.size + TAG + (meta + TAG if meta else 0) + payload + -(-payload // record) * TAG
+
+
 def padme(length: int) -> int:
     """The padded length: all but the top log2(log2(length)) + 1 bits of the length are rounded up."""
     if length < 2:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import ceil
 from typing import NamedTuple
 
 import msgspec
 import torch
 
-from channels.primitives import TAG
-from channels.records import RECORD, SEALED_HEADER
+from channels.records import sealed_bytes
 from channels.session import LABEL
 from secsplit.message import NAMES, Kind, Message, Stamp
 from secsplit.run import Run
@@ -58,8 +56,8 @@ def size_of(kind: Kind, edge: str, stamp: Stamp, shapes: Shapes, facts: Facts) -
     s = stamp
     header = MessageHeader(kind, edge, (s.step, s.micro, s.epoch, s.cast, s.training), tensors, facts)
     padded = sum(-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors)
-    meta = len(msgspec.msgpack.encode(header)) + LABEL.size + TAG
-    return sum(t.nbytes for t in tensors), SEALED_HEADER + meta + padded + ceil(padded / RECORD) * TAG
+    meta = len(msgspec.msgpack.encode(header)) + LABEL.size
+    return sum(t.nbytes for t in tensors), sealed_bytes(meta, padded)
 
 
 class Meter(Transcript):
