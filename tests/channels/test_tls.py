@@ -69,7 +69,7 @@ class Files:
 def s_client(listener: Listener, *options: str, say: bytes = b"") -> str:
     """What OpenSSL's client prints when it connects, says something and hangs up."""
     assert OPENSSL, "these tests need the openssl command"
-    command = [OPENSSL, "s_client", "-connect", listener.address, "-msg", *options]
+    command = [OPENSSL, "s_client", "-connect", listener.address, "-ign_eof", *options]
     done = subprocess.run(command, input=say, capture_output=True, timeout=20, check=False)
     return (done.stdout + done.stderr).decode(errors="replace")
 
