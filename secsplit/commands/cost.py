@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secsplit.commands.console import Json, Overrides, RunPath, result, result_json, say
+from secsplit.commands.console import Json, Overrides, RunPath, result, result_json, say, table
 
 if TYPE_CHECKING:
     from secsplit.cost import Cost, PartyCost
@@ -166,15 +166,3 @@ def size(nbytes: float) -> str:
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.2f} {unit}"
         nbytes /= 1024
     raise AssertionError
-
-
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Lines with aligned columns: the first two to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    return [
-        "  "
-        + "  ".join(
-            cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in (header, *rows)
-    ]
