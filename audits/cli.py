@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secsplit.commands.console import Json, Overrides, result, result_json, say
+from audits.tables import progress, show, show_settings
+from secsplit.commands.console import Json, Out, Overrides, result, result_json, say
 
 if TYPE_CHECKING:
+    from audits.gate import Outcome
+    from audits.policy import Policy
     from audits.privacy import Audit
 
 Target = Annotated[Path, typer.Argument(metavar="RUN.toml|DIR", help="a run file, or the folder of a finished run")]
@@ -21,11 +24,22 @@ def register(app: typer.Typer) -> None:
     app.command("audit")(audit)
     app.command("report")(report)
     app.command("gate")(gate)
+    app.command("advise")(advise)
 
 
-def audit(target: Target, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Attack what a finished run really exchanged, and score it against the truth."""
-    folder = folder_of(target, overrides or [])
+def audit(
+    target: Target,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="processes for a [grid]")] = 1,
+    executor: Annotated[str, typer.Option(help="who carries out a [grid]: processes, or ray")] = "processes",
+    out: Out = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Attack what a finished run really exchanged, and score it against the truth; a [grid] table sweeps."""
+    if target.is_file() and (tables := _grid_tables(target, overrides or [])):
+        swept(tables, out, jobs, executor, as_json)
+        return
+    folder = folder_of(target, overrides or [], out)
     found = audited(folder)
     if as_json:
         result_json(found.model_dump(mode="json"))
@@ -33,6 +47,62 @@ def audit(target: Target, overrides: Overrides = None, as_json: Json = False) ->
     show(found)
     result(f"audit: {folder / 'audit.json'}")
     say(f"write its report with: secsplit report {folder}")
+
+
+def _grid_tables(path: Path, overrides: list[str]) -> dict[str, Any]:
+    """The run file's tables, where it asks for a sweep; else nothing."""
+    from audits.sweep import tables_of
+
+    tables = tables_of(path, overrides)
+    return tables if tables.get("grid") else {}
+
+
+def swept(tables: dict[str, Any], out: Path | None, jobs: int, executor: str, as_json: bool) -> None:
+    """Carry out a sweep and show its settings."""
+    from typing import get_args
+
+    from audits.frontier import settings
+    from audits.sweep import Executor, sweep
+    from secsplit.errors import RunError, nearest
+
+    if executor not in get_args(Executor):
+        raise RunError(f"--executor {executor!r}: {nearest(executor, get_args(Executor))}")
+    folder = out or Path("runs") / str(tables.get("name", "run"))
+    with progress() as tell:
+        grid = sweep(tables, folder, jobs=jobs, executor=executor, tell=tell)  # type: ignore[arg-type]
+    if as_json:
+        result_json(grid.model_dump(mode="json"))
+        return
+    show_settings(settings(grid))
+    result(f"sweep: {folder / 'grid.json'}")
+    say(f"choose with: secsplit advise {folder} --policy POLICY.toml")
+
+
+def advise(
+    folder: Folder,
+    policy: Annotated[Path, typer.Option("--policy", metavar="POLICY.toml", help="what a setting must meet")],
+    as_json: Json = False,
+) -> None:
+    """Of a sweep's settings, the one to take under a policy, and what was not measured."""
+    from audits.frontier import advise as choose
+    from audits.gate import passed
+    from audits.policy import load
+    from audits.sweep import Grid
+
+    found = choose(Grid.load(folder), load(policy), folder)
+    if as_json:
+        result_json(found.model_dump(mode="json"))
+    else:
+        show_settings(found.settings)
+        for name in found.meets:
+            result(f"meets the policy: {name}")
+        result(f"take: {found.chosen or 'none'}; {found.because}")
+        for outcome in found.held_out:
+            result(f"held out, {outcome.state}  {outcome.id}: {outcome.text}")
+        for line in found.not_measured:
+            result(f"not measured: {line}")
+    if found.chosen is None or (found.held_out and not passed(found.held_out)):
+        raise typer.Exit(1)
 
 
 def report(
@@ -59,7 +129,7 @@ def audited(folder: Path) -> Audit:
     from audits.shelf import Shelf
 
     finished = Finished.open(folder)
-    with _progress() as tell:
+    with progress() as tell:
         found = audit_with_control(finished, audit_spec(finished.run), tell, shelf=Shelf(folder / "cells"))
     found.save(folder)
     return found
@@ -68,17 +138,20 @@ def audited(folder: Path) -> Audit:
 def gate(
     folder: Folder,
     policy: Annotated[Path, typer.Option("--policy", metavar="POLICY.toml", help="the rules")],
+    setting: Annotated[
+        str | None, typer.Option("--setting", help="of a sweep: which setting, on held-out seeds")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Hold an audited run against a policy: exit 1 where a rule fails or its evidence is missing."""
-    from audits.gate import Evidence, judge, passed
+    from audits.gate import passed
     from audits.junit import junit
     from audits.policy import load
     from audits.sarif import sarif
     from secsplit.rundir import write_atomically
 
-    rules, evidence = load(policy), Evidence.open(folder)
-    outcomes = judge(rules, evidence)
+    rules = load(policy)
+    outcomes = judged(folder, rules, setting)
     write_atomically(folder / "gate.sarif", sarif(rules, outcomes).encode())
     write_atomically(folder / "gate.junit.xml", junit(rules, outcomes))
     if as_json:
@@ -90,6 +163,23 @@ def gate(
         result(f"{'passed' if passed(outcomes) else 'failed'}: {failed} of {len(outcomes)} rules fail")
     if not passed(outcomes):
         raise typer.Exit(1)
+
+
+def judged(folder: Path, policy: Policy, setting: str | None) -> Sequence[Outcome]:
+    """The outcomes for a run's folder, or for one setting of a sweep: on held-out seeds where there are any."""
+    from audits.frontier import judge_setting
+    from audits.gate import Evidence, judge
+    from audits.sweep import GRID, Grid
+    from secsplit.errors import RunError
+
+    if not (folder / GRID).exists():
+        if setting is not None:
+            raise RunError(f"{folder}: --setting {setting!r} is for a sweep, and this is one run")
+        return judge(policy, Evidence.open(folder))
+    grid = Grid.load(folder)
+    if setting is None:
+        raise RunError(f"{folder}: a sweep; say which setting is judged: --setting one of {', '.join(grid.settings)}")
+    return judge_setting(policy, grid, folder, setting, held_out=True if grid.held_out else None)
 
 
 def reported(folder: Path, policy: Path | None = None) -> Sequence[Path]:
@@ -106,7 +196,7 @@ def reported(folder: Path, policy: Path | None = None) -> Sequence[Path]:
     return write(report_of(finished, found, policy=load(policy) if policy else None), folder)
 
 
-def folder_of(target: Path, overrides: list[str]) -> Path:
+def folder_of(target: Path, overrides: list[str], out: Path | None = None) -> Path:
     """The finished run's folder; a run file is first trained, simulated, where its folder is not there yet."""
     if target.is_dir():
         return target
@@ -114,57 +204,8 @@ def folder_of(target: Path, overrides: list[str]) -> Path:
     from secsplit.training import train_simulated
 
     run = load(target, overrides)
-    folder = Path("runs") / run.file.name
+    folder = out or Path("runs") / run.file.name
     if not (folder / "digest").exists() or (folder / "digest").read_text().strip() != run.digest().hex():
         say(f"training {run.file.name} first")
         train_simulated(run, folder, lambda party, news: None)
     return folder
-
-
-def show(found: Audit) -> None:
-    """The leakage table: a line for each headline figure, and one for each attack that failed."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from audits.findings import severity_of
-    from audits.leakage import METRICS
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("attack", "adversary", "figure", "value", "chance", "95% interval", "n", "leak"):
-        table.add_column(name, justify="right" if name in ("value", "chance", "95% interval", "n") else "left")
-    for cell in found.cells:
-        for leak in cell.leakages:
-            if leak.headline:
-                form = "{:.1%}" if METRICS[leak.metric].percent else "{:.3g}"
-                ends = [form.format(end) if end is not None else "?" for end in (leak.low, leak.high)]
-                table.add_row(
-                    cell.attack, cell.threat, METRICS[leak.metric].title, form.format(leak.value),
-                    form.format(leak.chance) if leak.chance is not None else "?", " to ".join(ends),
-                    f"{leak.n} {leak.unit}", severity_of(leak) or "none",
-                )  # fmt: skip
-        if cell.status == "failed":
-            table.add_row(cell.attack, cell.threat, "failed", "", "", "", "", cell.because)
-    idle = sum(cell.status == "not applicable" for cell in found.cells)
-    Console(width=max(Console().width, 118)).print(table)  # a table folded to 80 columns cannot be read
-    say(f"{len(found.cells)} combinations of attack and adversary, {idle} not applicable")
-
-
-def _progress() -> Any:
-    """A bar on stderr, silent where stderr is no terminal; gives the audit's `tell`."""
-    import sys
-    from contextlib import contextmanager
-
-    @contextmanager
-    def silent() -> Any:
-        yield lambda done, of, what: None
-
-    @contextmanager
-    def bar() -> Any:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("auditing", total=1)
-            yield lambda done, of, what: progress.update(task, completed=done, total=of, description=what)
-
-    return bar() if sys.stderr.isatty() else silent()

@@ -38,14 +38,14 @@ def audit_with_control(
     """The audit; where the run is defended, each cell also says what the same attack did where nothing was."""
     found = audit(finished, spec, tell, attacks=attacks, shelf=shelf)
     if not finished.run.file.defenses:
-        return found.model_copy(update={"cells": tuple(_with(cell, cell) for cell in found.cells)})
+        return found.model_copy(update={"cells": tuple(with_control(cell, cell) for cell in found.cells)})
     if not spec.positive_control:
         return found
     assert finished.folder is not None
     twin = _twin(finished.run, finished.folder / CONTROL)
     other = audit(twin, spec.model_copy(update={"gallery": 0}), tell, attacks=attacks, shelf=shelf)
     pairs = zip(found.cells, other.cells, strict=True)
-    return found.model_copy(update={"cells": tuple(_with(cell, control) for cell, control in pairs)})
+    return found.model_copy(update={"cells": tuple(with_control(cell, control) for cell, control in pairs)})
 
 
 def _twin(run: Run, folder: Path) -> Finished:
@@ -60,7 +60,8 @@ def _twin(run: Run, folder: Path) -> Finished:
     return Finished.open(folder)
 
 
-def _with(cell: Cell, control: Cell) -> Cell:
+def with_control(cell: Cell, control: Cell) -> Cell:
+    """The cell, with what the control's cell found."""
     if control.status != "ran":
         return cell
     leaks = [leak for leak in control.leakages if leak.headline]

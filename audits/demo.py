@@ -28,7 +28,8 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Watch two hospitals and a server train over encrypted links, see the attacks run, open the report."""
-    from audits.cli import audited, reported, show
+    from audits.cli import audited, reported
+    from audits.tables import show
     from secsplit.commands.run import show as show_metrics
     from secsplit.commands.run import summary
     from secsplit.launch import train_processes

@@ -7,6 +7,7 @@ named. This file runs no attack; `views` cuts out of it what one adversary saw.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -112,14 +113,13 @@ class Finished:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of every transcript file, so that what was audited can be told from anything else; "" in memory."""
+        """A digest of all that was recorded, so that it can be told from anything else; "" for a run in memory."""
         if self.folder is None:
             return ""
         digest = sha256()
         for party in sorted(self.transcripts):
             for file in sorted((self.folder / "parties" / party / "transcript").iterdir()):
-                with file.open("rb") as content:
-                    digest.update(f"{party}/{file.name}:{file_digest(content, 'sha256').hexdigest()}\n".encode())
+                digest.update(f"{party}/{file.name}:{_content_digest(file)}\n".encode())
         return digest.hexdigest()
 
     def order(self, stamp: Stamp) -> Tensor:
@@ -222,6 +222,18 @@ def _maker(blank: nn.Module, state: State) -> Callable[[], nn.Module]:
         return module
 
     return make
+
+
+def _content_digest(file: Path) -> str:
+    """Of an index, its bytes; of a shard, its header in one order (its keys have none) and its tensors' bytes."""
+    with file.open("rb") as content:
+        if file.suffix != ".safetensors":
+            return file_digest(content, "sha256").hexdigest()
+        header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
+        digest = sha256(json.dumps(header, sort_keys=True).encode())
+        while piece := content.read(1 << 20):
+            digest.update(piece)
+        return digest.hexdigest()
 
 
 def _check_shards(folder: Path, party: str) -> None:

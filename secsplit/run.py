@@ -350,8 +350,8 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Run:
         raise RunError(f"{path}: no such run file; expected a TOML file, see the examples folder") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise RunError(f"{path}: not a TOML run file: {error}") from None
-    for override in overrides:
-        _override(tables, override)
+    for text in overrides:
+        override(tables, text)
     try:
         return Run.of(parse(tables))
     except RunError as error:
@@ -366,7 +366,8 @@ def parse(tables: Mapping[str, Any]) -> RunFile:
         raise RunError("\n".join(explain(RunFile, problem, tables) for problem in error.errors())) from None
 
 
-def _override(tables: dict[str, Any], text: str) -> None:
+def override(tables: dict[str, Any], text: str) -> None:
+    """Set one key of a run file's tables by "a.b=value". Raises RunError where it is not of that form."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise RunError(f"--set {text!r}: expected KEY.KEY=VALUE, for example train.epochs=3")

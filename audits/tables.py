@@ -1,0 +1,92 @@
+"""What the commands of this floor print: the leakage table, a sweep's settings, and progress on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from secsplit.commands.console import say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from audits.frontier import OverSeeds, Setting
+    from audits.privacy import Audit
+
+Tell = Callable[[int, int, str], None]
+
+
+def show(found: Audit) -> None:
+    """The leakage table: a line for each headline figure, and one for each attack that failed."""
+    from rich.table import Table
+
+    from audits.findings import severity_of
+    from audits.leakage import METRICS
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("attack", "adversary", "figure", "value", "chance", "95% interval", "n", "leak"):
+        table.add_column(name, justify="right" if name in ("value", "chance", "95% interval", "n") else "left")
+    for cell in found.cells:
+        for leak in cell.leakages:
+            if leak.headline:
+                form = "{:.1%}" if METRICS[leak.metric].percent else "{:.3g}"
+                ends = [form.format(end) if end is not None else "?" for end in (leak.low, leak.high)]
+                table.add_row(
+                    cell.attack, cell.threat, METRICS[leak.metric].title, form.format(leak.value),
+                    form.format(leak.chance) if leak.chance is not None else "?", " to ".join(ends),
+                    f"{leak.n} {leak.unit}", severity_of(leak) or "none",
+                )  # fmt: skip
+        if cell.status == "failed":
+            table.add_row(cell.attack, cell.threat, "failed", "", "", "", "", cell.because)
+    idle = sum(cell.status == "not applicable" for cell in found.cells)
+    print_table(table)
+    say(f"{len(found.cells)} combinations of attack and adversary, {idle} not applicable")
+
+
+def show_settings(found: Sequence[Setting]) -> None:
+    """A line for each setting of a sweep."""
+    from rich.table import Table
+
+    goals = dict.fromkeys(leak.goal for setting in found for leak in setting.leakages)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("setting")
+    for name in (*(f"worst {goal} leak" for goal in goals), "accuracy", "seeds", "unbeaten"):
+        table.add_column(name, justify="right")
+    for setting in found:
+        by_goal = {leak.goal: leak.score for leak in setting.leakages}
+        scores = [_over_seeds(by_goal[goal]) if goal in by_goal else "not measured" for goal in goals]
+        worth = _over_seeds(setting.accuracy) if setting.accuracy else "not measured"
+        n = max([leak.score.n for leak in setting.leakages], default=0)
+        table.add_row(setting.name, *scores, worth, str(n), "yes" if setting.best else "")
+    print_table(table)
+    say("leaks are scores from 0 (chance) to 1 (everything), mean over seeds and 95% interval")
+
+
+def _over_seeds(figure: OverSeeds) -> str:
+    if figure.low is None or figure.high is None:
+        return f"{figure.mean:.2f}"
+    return f"{figure.mean:.2f} ({max(0.0, figure.low):.2f} to {min(1.0, figure.high):.2f})"
+
+
+def print_table(table: Table) -> None:
+    """To stdout; a table folded to 80 columns cannot be read, so it is never narrower than 118."""
+    from rich.console import Console
+
+    Console(width=max(Console().width, 118)).print(table)
+
+
+@contextmanager
+def progress() -> Iterator[Tell]:
+    """A bar on stderr with the time left, silent where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, of, what: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("auditing", total=1)
+        yield lambda done, of, what: bar.update(task, completed=done, total=of, description=what)
