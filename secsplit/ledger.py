@@ -28,12 +28,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from secsplit.accounting import Adjacency, Protects, Release, epsilon_of, mu_of
+from secsplit.claims import EVERYONE
 from secsplit.errors import BudgetSpent, LedgerDamaged, NoiseRedrawn, RunError
 from secsplit.journal import Head, Journal
 from secsplit.message import Message
 
 VERSION = 1
-EVERYONE = "everyone together"
 UPDATES = ""  # the receiver of what the weights learnt: whoever reads any later message
 PROTECTS: tuple[Protects, ...] = ("inputs", "labels")
 Records = tuple[int, bool]  # cast, and whether they are training records

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from secsplit.claims import ClaimSpec
 from secsplit.config import Strict, explain
 from secsplit.datasets.spec import DataSpec
 from secsplit.defenses import DefenseSpec, check
@@ -177,6 +178,7 @@ class RunFile(Strict):
     data: DataSpec = DataSpec()
     form: FormSpec = FormSpec()
     defenses: tuple[DefenseSpec, ...] = ()
+    claims: tuple[ClaimSpec, ...] = ()  # what a report would say; judged by `secsplit check`
     parties: dict[str, PartySpec]
     audit: dict[str, Any] = Field(default={})
     grid: dict[str, Any] = Field(default={})

@@ -8,7 +8,7 @@ labels only; inputs are as exposed as without it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -43,6 +43,19 @@ class LabelDPSpec(Spec):
             )
         return holders[self.column]
 
+    def fits(self, topology: Topology, specs: Sequence[Spec], micro_batches: int) -> None:
+        del micro_batches
+        role = self.role(topology)
+        if len(topology.labels(role)) > 1:
+            held = ", ".join(topology.labels(role))
+            raise RunError(
+                f"defenses.column: label-dp: role {role!r} holds several label columns ({held}), and the bound is for "
+                "a "
+                "role whose only labels are randomised"
+            )
+        if sum(isinstance(spec, LabelDPSpec) and spec.column == self.column for spec in specs) > 1:
+            raise RunError(f"defenses.column: label-dp: {self.column!r} would be randomised twice; once is enough")
+
     def bounds(self, kind: Kind, edge: str, *, training: bool = True) -> tuple[Charge, ...]:
         del edge
         if LABELS not in DEPENDS[kind] or not training:
@@ -70,7 +83,6 @@ class LabelDP(Defense):
         self.spec = spec
         self.classes = classes
         self._noise = noise
-        self._alone = False
 
     def covers(self, kind: Kind, edge: str) -> bool:
         return kind is Kind.LABELS
@@ -79,8 +91,6 @@ class LabelDP(Defense):
         for cast, column in list(host.labels):
             if column == self.spec.column:
                 host.labels[cast, column] = self.randomised(host.labels[cast, column], f"{column}|{cast}")
-        # Where another column of this party is not randomised, nothing is bounded as a whole.
-        self._alone = all(column == self.spec.column for _, column in host.labels)
 
     def randomised(self, labels: Tensor, name: str) -> Tensor:
         """(n,) labels after randomised response; -1 (no label) stays. Row i draws the same whatever the others are."""
@@ -90,7 +100,7 @@ class LabelDP(Defense):
         return torch.where(labels < 0, labels, noisy)
 
     def bounds(self, out: Outgoing) -> tuple[Charge, ...]:
-        return self.spec.bounds(out.kind, out.edge, training=out.stamp.training) if self._alone else ()
+        return self.spec.bounds(out.kind, out.edge, training=out.stamp.training)
 
     def updates(self, segment: str) -> tuple[Charge, ...]:
-        return self.spec.updates(segment) if self._alone else ()
+        return self.spec.updates(segment)

@@ -82,10 +82,14 @@ def test_what_it_covers() -> None:
     assert defense.updates("bottom")[0].once == defense.bounds(out(Kind.LABELS))[0].once
 
 
-def test_a_second_column_in_clear_leaves_no_bound() -> None:
-    defense = built()
-    hosted(defense, {(0, "y"): torch.zeros(3, dtype=torch.int64), (0, "y2"): torch.zeros(3, dtype=torch.int64)})
-    assert defense.bounds(out(Kind.LABELS)) == ()
+def test_a_second_column_is_refused() -> None:
+    spec = LabelDPSpec(epsilon=1)
+    two = named("multi_task", labels="client-1")
+    with pytest.raises(RunError, match="several label columns"):
+        spec.fits(two, [spec], 1)
+    with pytest.raises(RunError, match="randomised twice"):
+        spec.fits(named("vanilla"), [spec, LabelDPSpec(epsilon=2)], 1)
+    spec.fits(named("vanilla"), [spec], 1)
 
 
 def test_misuse_is_refused() -> None:
