@@ -6,8 +6,8 @@ import json
 
 from audits.privacy import Frozen
 from secsplit.books import SPENT
+from secsplit.claims import EVERYONE
 from secsplit.errors import RunError
-from secsplit.ledger import EVERYONE
 from secsplit.rundir import RunDir
 
 

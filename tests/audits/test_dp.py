@@ -24,9 +24,10 @@ from audits.dp import (
     reidentify,
 )
 from secsplit.accounting import Charge, Release, compose, epsilon_of, gaussian_mu, hidden_participation_epsilon
+from secsplit.claims import EVERYONE
 from secsplit.defenses import Noise, Outgoing
 from secsplit.defenses.gaussian import Gaussian, GaussianSpec, clipped
-from secsplit.ledger import EVERYONE, Ledger
+from secsplit.ledger import Ledger
 from secsplit.message import Kind, Message, Stamp
 
 EDGE, DELTA = "bottom->top", 1e-5

@@ -11,6 +11,7 @@ from secsplit.errors import RunError
 from secsplit.run import load
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+RUNS = [path for path in EXAMPLES.glob("*.toml") if "[parties" in path.read_text()]
 WRONG = {
     "noise-without-clip": "noise without clipping is not differential privacy",
     "no-noise": "adds no noise",
@@ -52,7 +53,7 @@ def test_right_examples_pass(name: str) -> None:
     assert not any("no finite epsilon" in gap.text for gap in found.gaps)
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RUNS), ids=lambda path: path.stem)
 def test_every_example_can_be_looked_at(path: Path) -> None:
     found = check(load(path), build=False)
     assert found.links

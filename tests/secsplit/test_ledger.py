@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from secsplit.accounting import INPUTS, LABELS, Charge, Protects, Release, compose, epsilon_of, gaussian_mu, unbounded
+from secsplit.claims import EVERYONE
 from secsplit.errors import BudgetSpent, LedgerDamaged, NoiseRedrawn, RunError
 from secsplit.journal import anchor_of
-from secsplit.ledger import EVERYONE, BudgetSpec, Ledger, Spent
+from secsplit.ledger import BudgetSpec, Ledger, Spent
 from secsplit.message import Kind, Message, Stamp
 
 ROWS = torch.arange(4)
