@@ -100,8 +100,8 @@ class Listener:
     ) -> None:
         self._side = Side(me, check_own(me, roster), digest, limits, pad)
         self._handshake, self._stall = handshake, stall
-        self._sock = _bind(address)
-        self.address = _name_of(self._sock)
+        self._sock = bind(address)
+        self.address = name_of(self._sock)
         self.refusals: deque[Refusal] = deque(maxlen=64)
         self._met: queue.SimpleQueue[SealedChannel] = queue.SimpleQueue()
         self._callers: dict[int, _Caller] = {}
@@ -226,7 +226,8 @@ class Listener:
                 os.unlink(self.address.removeprefix("unix:"))
 
 
-def _bind(address: str) -> socket.socket:
+def bind(address: str) -> socket.socket:
+    """A listening socket at "host:port" or "unix:/path"."""
     if address.startswith("unix:"):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.bind(address.removeprefix("unix:"))
@@ -237,7 +238,8 @@ def _bind(address: str) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=128)
 
 
-def _name_of(sock: socket.socket) -> str:
+def name_of(sock: socket.socket) -> str:
+    """Its address in the same form."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return f"unix:{name}"
