@@ -33,6 +33,18 @@ check: .venv/dev
 	$(BIN)/lint-imports
 	$(BIN)/bandit -q -ll -c pyproject.toml -r channels secsplit attacks audits
 
+# Each benchmark prints ratios measured in one run against what a user would pick instead.
+bench: .venv/dev
+	$(PIP) -e '.[bench]'
+	for file in benchmarks/[a-z]*.py; do \
+	  $(ONE_THREAD) $(BIN)/python -m benchmarks.$$(basename $$file .py) --quick || exit 1; \
+	done
+
+docs: .venv/dev
+	$(PIP) -e '.[docs]'
+	$(BIN)/pdoc --output-directory build/docs channels secsplit attacks audits
+	@echo "open build/docs/index.html; the prose is in docs/"
+
 format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
