@@ -65,7 +65,7 @@ class Journal:
             raise ValueError("a journal line holds no newline")
         if self._failed:
             raise EnvironmentFault(f"{self.path}: an earlier write failed; open it anew")
-        link = _link(self.head.link, payload)
+        link = link_of(self.head.link, payload)
         self._failed = True  # until the disk has it: half a line may lie there, which only a new start clears away
         _write(self._file, link.encode() + b" " + payload + b"\n", self.path)
         self._failed = False
@@ -92,7 +92,7 @@ class Journal:
         previous = START
         for number, line in enumerate(whole.split(b"\n") if newline else (), 1):
             told, _, payload = line.partition(b" ")
-            previous = _link(previous, payload)
+            previous = link_of(previous, payload)
             if told != previous.encode():
                 raise LedgerDamaged(
                     f"{self.path}:{number}: the line does not fit the chain: it was edited; nothing sent"
@@ -126,7 +126,8 @@ def anchor_of(path: Path) -> Path:
     return path.with_name(path.name + ".head")
 
 
-def _link(previous: str, payload: bytes) -> str:
+def link_of(previous: str, payload: bytes) -> str:
+    """The link of a line after the one whose link is `previous`."""
     return sha256(previous.encode() + b" " + payload).hexdigest()
 
 

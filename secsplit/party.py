@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from secsplit.auditlog import AuditLog, attest
 from secsplit.census import census
 from secsplit.copies import Copies, Mean, Replica, Stash, optimizers_for
 from secsplit.defenses.base import Defenses, Incoming, Outgoing
@@ -86,6 +87,7 @@ class Party:
         self.defenses = defenses or Defenses()
         self.accounted = accounted
         self.judge = Judge()
+        self.log = AuditLog(run, name)
         self.means: MutableMapping[str, Mean] = defaultdict(Mean)  # by role: what this party averages for others
         self.optimizers: MutableMapping[str, Optimizer] = dict(optimizers_for(self.modules, make_optimizer))
         self.inputs = any(shard.inputs.get("train") for shard in shards.values())
@@ -158,7 +160,9 @@ class Party:
         elif isinstance(event, Spread):
             yield from spread(self, event)
         elif isinstance(event, EpochEnd):
-            yield News("epoch", event.step, event.epoch, schedule.steps, self.judge.finish())
+            metrics = self.judge.finish()
+            yield from attest(self, event, metrics, last=event.epoch + 1 == schedule.epochs)
+            yield News("epoch", event.step, event.epoch, schedule.steps, metrics)
 
     def turn(self, turn: Turn, rows: Tensor) -> Steps:
         """One mini-batch: its micro-batches in rotation, then one optimizer step."""

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from channels import Identity, Roster
+from secsplit.auditlog import FILE as LOG
+from secsplit.auditlog import AuditLog, kept
 from secsplit.books import opened
 from secsplit.drive import Observer, serve, simulate
 from secsplit.inference import Predictor
@@ -31,12 +33,14 @@ class Keeper:
         self._tell = tell
         for name, party in parties.items():
             _save_weights(folder.party(name), party, INITIAL)
+            party.log = AuditLog(party.run, name, kept(folder.party(name).path / LOG))
 
     def __call__(self, party: Party, news: News) -> None:
         if news.what == "epoch":
             folder = self._folder.party(party.name)
             _save_weights(folder, party, f"epoch-{news.epoch:03d}")
             folder.tell(news.epoch, news.metrics)
+            party.log.keep(folder.path / LOG)
         if news.what == "done" and isinstance(party, Predictor) and party.predictions:
             answers = {f"{objective}/{cast}": output for (objective, cast), output in party.predictions.items()}
             self._folder.party(party.name).save_predictions(answers)
