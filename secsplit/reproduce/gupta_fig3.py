@@ -43,7 +43,7 @@ class Setting:
     batch_size: int
 
 
-FASHION = Setting({"name": "fashion-mnist", "limit": 12_000, "limit_test": 2_000}, "cnn", "pool1", 20, 10, 20)
+FASHION = Setting({"name": "fashion-mnist", "limit": 4_000, "limit_test": 1_000}, "cnn", "pool1", 20, 5, 20)
 DIGITS = Setting({"name": "digits"}, "lenet", "pool1", 10, 12, 16)
 
 
