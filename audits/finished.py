@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from audits.truth import Truth
 from secsplit.assemble import dataset_of, modules_of, shard_of
+from secsplit.auditlog import HEADS
 from secsplit.datasets import Dataset
 from secsplit.errors import RunError
 from secsplit.message import Kind, Stamp
@@ -175,16 +176,23 @@ class Finished:
             return
         every = 1 if setting == "all" else int(setting)
         seen = {record.stamp.step for record in transcript if record.kind in OF_STEPS}
+        ended = {record.stamp.step for record in transcript if record.edge == HEADS}
         role = self.run.file.parties[party].role
+        for event in self.schedule:
+            if isinstance(event, EpochEnd) and event.step % every == 0 and event.step not in ended:
+                raise _truncated(party, event.step)
         for step, turn in self.turns.items():
             crossings = self.run.topology.crossings
             takes_part = party == self.run.casts[turn.cast].get(role)
             crosses = any(role in (c.sender, c.receiver) and (turn.training or _forward(c.kind)) for c in crossings)
             if takes_part and crosses and step % every == 0 and step not in seen:
-                raise RunError(
-                    f"transcript of {party!r} is truncated: nothing of step {step} of {len(self.turns)} turns; "
-                    "finish the run ('secsplit resume') before it is audited"
-                )
+                raise _truncated(party, step)
+
+
+def _truncated(party: str, step: int) -> RunError:
+    return RunError(
+        f"transcript of {party!r} is truncated: nothing of step {step}; finish the run before it is audited"
+    )
 
 
 def _forward(kind: Kind) -> bool:

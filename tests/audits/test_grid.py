@@ -175,6 +175,11 @@ def started(run_file: Path, out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
+def pieces(folder: Path) -> list[Path]:
+    """Every finished cell and point."""
+    return list((folder / grids.POINTS).rglob("*.json"))
+
+
 @pytest.mark.slow
 def test_killed_five_times_nothing_finished_is_computed_again_and_the_end_is_bit_equal(tmp_path: Path) -> None:
     small = tables(held_out=[], seeds=[1, 2])
@@ -185,10 +190,14 @@ def test_killed_five_times_nothing_finished_is_computed_again_and_the_end_is_bit
     killed, dice, seen = tmp_path / "killed", random.Random(7), dict[Path, int]()
     for _ in range(5):
         process = started(run_file, killed)
-        time.sleep(dice.uniform(6, 30))
+        known = len(pieces(killed))
+        while len(pieces(killed)) <= known:
+            assert process.poll() is None
+            time.sleep(0.2)
+        time.sleep(dice.uniform(0, 3))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for piece in (killed / grids.POINTS).rglob("*.json"):
+        for piece in pieces(killed):
             seen.setdefault(piece, piece.stat().st_mtime_ns)
     assert started(run_file, killed).wait() == 0
     assert seen
