@@ -8,13 +8,8 @@ Not measured: more than two cores, real networks, processors without vector AES.
 
 from __future__ import annotations
 
-import argparse
-import ctypes
 import datetime
-import fcntl
 import json
-import os
-import platform
 import resource
 import socket
 import ssl
@@ -22,10 +17,8 @@ import statistics
 import struct
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -156,7 +149,9 @@ def _certificate(name: str, key: Any, issuer: str, issuer_key: Any, *, authority
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
     now = datetime.datetime.now(datetime.UTC)
-    builder = x509.CertificateBuilder().subject_name(title(name)).issuer_name(title(issuer)).public_key(key.public_key())
+    builder = (
+        x509.CertificateBuilder().subject_name(title(name)).issuer_name(title(issuer)).public_key(key.public_key())
+    )
     builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
     builder = builder.not_valid_after(now + datetime.timedelta(days=1))
     builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)

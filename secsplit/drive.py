@@ -38,7 +38,7 @@ class Door:
 
     party: str
     transcript: Transcript | None
-    shared: bool = False  # whether messages lie in their sender's memory
+    shared: bool = False  # whether messages lie in memory that another party's record points to
     waiting: dict[tuple[str, Kind, str, Stamp], Message] = field(default_factory=dict)
 
     def sent(self, send: Send) -> None:
@@ -108,7 +108,7 @@ class _Simulation:
         self.parties = parties
         self.observe = observe
         self.charge = charge
-        self.doors = {name: Door(name, transcripts.get(name), shared=True) for name in parties}
+        self.doors = {name: Door(name, transcripts.get(name), shared=bool(transcripts)) for name in parties}
         self.programs = {name: party.program() for name, party in parties.items()}
         self.awaited: dict[str, Recv] = {}
         self.ready = deque(parties)  # can go on in the midst of something

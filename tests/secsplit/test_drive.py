@@ -197,7 +197,7 @@ def test_a_peer_that_closes_too_early_is_named() -> None:
     inbox = ChannelInbox(timeout=10)
     link = ChannelLink("server", ends[0], inbox)
     ends[1].close()
-    with pytest.raises(PeerError, match="peer 'server': (closed the channel before the run was over|went away)"):
+    with pytest.raises(PeerError, match=r"peer 'server': (closed the channel before the run was over|went away)"):
         serve(parties["client"], {"server": link}, inbox)
     link.close()
 
