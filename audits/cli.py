@@ -25,6 +25,8 @@ def register(app: typer.Typer) -> None:
     app.command("report")(report)
     app.command("gate")(gate)
     app.command("advise")(advise)
+    app.command("seal")(seal)
+    app.command("verify")(verify)
 
 
 def audit(
@@ -162,6 +164,37 @@ def gate(
         failed = sum(outcome.state == "fail" for outcome in outcomes)
         result(f"{'passed' if passed(outcomes) else 'failed'}: {failed} of {len(outcomes)} rules fail")
     if not passed(outcomes):
+        raise typer.Exit(1)
+
+
+def seal(
+    folder: Folder,
+    key: Annotated[Path, typer.Option("--key", metavar="NAME.key", help="the site's private key")],
+) -> None:
+    """Sign a run's evidence and report as one site; what is sealed can be verified by anybody."""
+    from audits.seal import seal as sign
+    from secsplit.commands.keys import unlock
+
+    me = unlock(key)
+    result(str(sign(folder, me)))
+    say(f"signed by {me.public.name}: {me.public.fingerprint}; tell it to whoever verifies, by another way")
+
+
+def verify(
+    folder: Folder,
+    signer: Annotated[list[str] | None, typer.Option("--signer", help="a fingerprint that must have signed")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check logs, weights, files and signatures offline; exit 1 naming the first bad line of each."""
+    from audits.verify import verify as check_all
+
+    checks = check_all(folder, signer or ())
+    if as_json:
+        result_json([check.model_dump() for check in checks])
+    else:
+        for check in checks:
+            result(f"{'ok ' if check.ok else 'BAD'}  {check.what}: {check.text}")
+    if not all(check.ok for check in checks):
         raise typer.Exit(1)
 
 

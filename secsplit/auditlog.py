@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from torch import nn
+from torch import Tensor
 
 from secsplit.errors import LedgerDamaged, PeerError
 from secsplit.journal import START, Head, Journal, link_of
@@ -127,7 +127,7 @@ def attest(
     """Write down the epoch, tell every peer the new head, and write down what each tells."""
     log = party.log
     log.rewind(event.step)
-    weights = {segment: digest_of(module) for segment, module in sorted(party.modules.items())}
+    weights = {segment: digest_of(module.state_dict()) for segment, module in sorted(party.modules.items())}
     log.add(Epoch(event.epoch, event.step, {name: dict(values) for name, values in metrics.items()}, weights))
     head, peers = log.head, party.run.peers(party.name)
     stamp = Stamp(event.step, 0, event.epoch, 0, training=False)
@@ -148,10 +148,10 @@ def _told(message: Message, peer: str, event: EpochEnd) -> Told:
     return Told(peer, event.epoch, event.step, lines, link)
 
 
-def digest_of(module: nn.Module) -> str:
-    """SHA-256 over a module's weights and buffers: names, dtypes, shapes and bytes."""
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over a segment's weights and buffers: names, dtypes, shapes and bytes."""
     digest = sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(raw(tensor))
     return digest.hexdigest()

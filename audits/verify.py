@@ -1,0 +1,201 @@
+"""Is this what was sealed? For a third person, offline, with nothing but the folder (and fingerprints from elsewhere).
+
+Checked are the chain of every log, what the parties told each other of their logs, the saved weights and metrics
+against the logs, every line of every sealed file, and every signature. The first thing wrong in each is named with its
+file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import msgspec
+from pydantic import ValidationError
+
+from audits.privacy import Frozen
+from audits.report.write import JSON
+from audits.seal import MANIFEST, SEALS, Manifest, Seal, load, sealed
+from channels import KeyFileError, PublicIdentity
+from secsplit.auditlog import FILE as LOG
+from secsplit.auditlog import Begun, Done, Entry, Epoch, Told, digest_of, entry
+from secsplit.errors import RunError
+from secsplit.journal import START, link_of
+from secsplit.rundir import PartyDir, RunDir, read_weights
+
+
+class Check(Frozen):
+    """One thing that was checked. text: what is wrong, or what was found."""
+
+    what: str
+    ok: bool
+    text: str
+
+
+class Chained(Frozen):
+    """A log's lines as they stand: what each says, and the link after it."""
+
+    payloads: tuple[bytes, ...]
+    links: tuple[str, ...]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return tuple(entry(payload) for payload in self.payloads)
+
+
+def verify(folder: Path, signers: Collection[str] = ()) -> tuple[Check, ...]:
+    """Everything that can be checked of a folder. signers: fingerprints that must have sealed it, from elsewhere."""
+    run = RunDir.open(folder)
+    logs: dict[str, Chained] = {}
+    checks = list(_digest(run))
+    for party in run.parties():
+        checks += _log(run, party, logs)
+    for name in logs:
+        checks += _told(folder, name, logs)
+    checks += _sealed(folder)
+    checks += _seals(folder, signers)
+    return tuple(checks)
+
+
+def _digest(run: RunDir) -> Iterator[Check]:
+    try:
+        run.run()
+        yield Check(what="run.toml", ok=True, text="it fits its digest")
+    except RunError as error:
+        yield Check(what="run.toml", ok=False, text=str(error))
+
+
+def _log(run: RunDir, party: PartyDir, logs: dict[str, Chained]) -> Iterator[Check]:
+    """One party's log: its chain, what it says, and the weights and metrics beside it."""
+    path = party.path / LOG
+    what = f"log of {party.name}"
+    if not path.exists():
+        yield Check(what=what, ok=False, text=f"{path}: it is missing")
+        return
+    chained = _chain(path)
+    if isinstance(chained, str):
+        yield Check(what=what, ok=False, text=chained)
+        return
+    logs[party.name] = chained
+    problem = _story(path, chained, party, (run.path / "digest").read_text().strip())
+    yield Check(what=what, ok=problem is None, text=problem or f"{len(chained.payloads)} lines, unbroken")
+
+
+def _chain(path: Path) -> Chained | str:
+    """The lines of a log, read without changing it; or what is wrong with the first bad one."""
+    text = path.read_bytes()
+    lines = text.split(b"\n")
+    if lines.pop() != b"":
+        return f"{path}:{len(lines) + 1}: the last line is torn"
+    payloads, links, previous = [], [], START
+    for number, line in enumerate(lines, 1):
+        told, _, payload = line.partition(b" ")
+        previous = link_of(previous, payload)
+        if told != previous.encode():
+            return (
+                f"{path}:{number}: does not fit the chain: this line, or the one before, was changed, added or removed"
+            )
+        try:
+            entry(payload)
+        except (msgspec.DecodeError, ValueError) as error:
+            return f"{path}:{number}: not a line of an audit log: {error}"
+        payloads.append(payload)
+        links.append(previous)
+    return Chained(payloads=tuple(payloads), links=tuple(links))
+
+
+def _story(path: Path, chained: Chained, party: PartyDir, digest: str) -> str | None:
+    """The first thing that the log says which cannot be so; None where there is none."""
+    entries = chained.entries
+    if not entries or not isinstance(entries[0], Begun):
+        return f"{path}:1: a log begins with who writes it"
+    if (entries[0].party, entries[0].run) != (party.name, digest):
+        return f"{path}:1: written by {entries[0].party!r} in run {entries[0].run[:16]}, expected {party.name!r} here"
+    if not isinstance(entries[-1], Done):
+        return f"{path}:{len(entries)}: cut short: the last line does not say that the run ended"
+    epochs = [line for line in enumerate(entries, 1) if isinstance(line[1], Epoch)]
+    metrics = {line["epoch"]: line["metrics"] for line in party.metrics()}
+    for expected, (number, told) in enumerate(epochs):
+        assert isinstance(told, Epoch)
+        if told.epoch != expected:
+            return f"{path}:{number}: epoch {told.epoch} where epoch {expected} was expected"
+        if metrics.get(told.epoch) != told.metrics:
+            return f"{path}:{number}: its metrics of epoch {told.epoch} are not those of {party.path / 'metrics.jsonl'}"
+        for segment, digest in told.weights.items():
+            weights = dict(party.weights(segment)).get(f"epoch-{told.epoch:03d}")
+            if weights is not None and digest_of(read_weights(weights)) != digest:
+                return f"{path}:{number}: {weights} is not what was trained"
+    return None
+
+
+def _told(folder: Path, name: str, logs: dict[str, Chained]) -> Iterator[Check]:
+    """What this party's peers told it, against their own logs."""
+    heads = 0
+    for number, told in enumerate(logs[name].entries, 1):
+        if isinstance(told, Told) and told.peer in logs:
+            links = logs[told.peer].links
+            if told.lines > len(links) or links[told.lines - 1] != told.link:
+                path = folder / "parties" / told.peer / LOG
+                text = f"{path}:{min(told.lines, len(links))}: not what {told.peer} told {name} at epoch {told.epoch} "
+                yield Check(what=f"heads told to {name}", ok=False, text=text + f"({name}'s log, line {number})")
+                return
+            heads += 1
+    yield Check(what=f"heads told to {name}", ok=True, text=f"{heads} agree with the peers' own logs")
+
+
+def _sealed(folder: Path) -> Iterator[Check]:
+    """Every sealed file, line by line."""
+    try:
+        manifest = load(folder)
+    except RunError as error:
+        yield Check(what=MANIFEST, ok=False, text=str(error))
+        return
+    if JSON not in manifest.files:
+        yield Check(what=JSON, ok=False, text=f"{folder / MANIFEST}: the report was not sealed")
+    for name in manifest.files:
+        yield _file(folder, name, manifest)
+
+
+def _file(folder: Path, name: str, manifest: Manifest) -> Check:
+    path, was = folder / name, manifest.files[name]
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        return Check(what=name, ok=False, text=f"{folder / MANIFEST}: {name!r} is no file of this folder")
+    if not path.is_file():
+        return Check(what=name, ok=False, text=f"{path}: it is missing")
+    found = sealed(path)
+    if found == was:
+        return Check(what=name, ok=True, text=f"{len(was.lines)} lines as they were sealed")
+    for number, (now, then) in enumerate(zip(found.lines, was.lines, strict=False), 1):
+        if now != then:
+            return Check(what=name, ok=False, text=f"{path}:{number}: not the line that was sealed")
+    short = "cut short" if len(found.lines) < len(was.lines) else "longer than what was sealed"
+    number = min(len(found.lines), len(was.lines)) + 1
+    return Check(what=name, ok=False, text=f"{path}:{number}: {short}: {len(found.lines)} of {len(was.lines)} lines")
+
+
+def _seals(folder: Path, signers: Collection[str]) -> Iterator[Check]:
+    """Every signature over the manifest; and that those who were named are among them."""
+    made: set[str] = set()
+    try:
+        statement = load(folder).statement()
+    except RunError:
+        statement = b""
+    paths = sorted((folder / SEALS).glob("*.json")) if (folder / SEALS).is_dir() else []
+    for path in paths if statement else []:
+        what = f"seal of {path.stem}"
+        try:
+            seal = Seal.model_validate_json(path.read_bytes())
+            public = PublicIdentity.loads(seal.identity).verify()
+            public.verify_signature(bytes.fromhex(seal.signature), statement)
+        except (ValidationError, ValueError, KeyError, KeyFileError) as error:
+            yield Check(what=what, ok=False, text=f"{path}: {error}")
+            continue
+        if public.name != path.stem:
+            yield Check(what=what, ok=False, text=f"{path}: signed by {public.name!r}")
+            continue
+        made.add(public.fingerprint)
+        yield Check(what=what, ok=True, text=f"signed by {public.fingerprint}")
+    if not made:
+        yield Check(what=SEALS, ok=False, text=f"{folder / SEALS}: nobody's signature is here")
+    for missing in sorted(set(signers) - made):
+        yield Check(what=SEALS, ok=False, text=f"no valid seal of {missing}, who must have signed")

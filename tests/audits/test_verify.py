@@ -1,0 +1,171 @@
+"""Whatever is changed, deleted, put in another order or cut short is found, and named by its file and line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from audits.finished import Finished
+from audits.privacy import Audit
+from audits.report.assemble import report_of
+from audits.report.write import write
+from audits.seal import MANIFEST, SEALS, evidence_files, seal
+from audits.verify import verify
+from channels import Identity
+from secsplit.auditlog import FILE
+from secsplit.errors import RunError
+from secsplit.journal import START, link_of
+
+Lines = list[bytes]
+
+
+@pytest.fixture(scope="module")
+def sealed(finished: Finished, audited: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    assert finished.folder is not None
+    write(report_of(finished, audited), finished.folder)
+    folder = Path(shutil.copytree(finished.folder, tmp_path_factory.mktemp("sealed") / "run"))
+    for name in ("hospital-a", "compute"):
+        seal(folder, Identity.generate(name))
+    return folder
+
+
+@pytest.fixture
+def copy(sealed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sealed, tmp_path / "run"))
+
+
+def wrong(folder: Path) -> dict[str, str]:
+    return {check.what: check.text for check in verify(folder) if not check.ok}
+
+
+def test_what_was_sealed_is_found_whole(sealed: Path) -> None:
+    checks = verify(sealed)
+    assert all(check.ok for check in checks), wrong(sealed)
+    assert {"log of compute", "heads told to compute", "report.json", "seal of compute"} <= {c.what for c in checks}
+
+
+CHANGES: dict[str, tuple[Callable[[Lines], object], int]] = {
+    "altered": (lambda lines: lines.__setitem__(4, lines[4] + b" "), 5),
+    "deleted": (lambda lines: lines.pop(4), 5),
+    "in another order": (lambda lines: lines.__setitem__(slice(4, 6), lines[4:6][::-1]), 5),
+    "cut short": (lambda lines: lines.__setitem__(slice(len(lines) - 3, None), [b""]), -1),
+    "added to": (lambda lines: lines.insert(4, b"another line"), 5),
+}
+
+
+def edit(path: Path, change: Callable[[Lines], object]) -> int:
+    """Change a file's lines; how many there are then."""
+    lines = path.read_bytes().split(b"\n")
+    change(lines)
+    path.write_bytes(b"\n".join(lines))
+    return len(lines)
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("name", ["report.json", "audit.json"])
+def test_a_report_that_was_changed_is_named_by_its_line(copy: Path, what: str, name: str) -> None:
+    change, line = CHANGES[what]
+    left = edit(copy / name, change)
+    text = wrong(copy)[name]
+    assert text.startswith(f"{copy / name}:{line if line > 0 else left}:")
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_log_that_was_changed_is_named_by_its_line(copy: Path, what: str) -> None:
+    path = copy / "parties" / "compute" / FILE
+    change, line = CHANGES[what]
+    left = edit(path, change)
+    text = wrong(copy)["log of compute"]
+    assert text.startswith(f"{path}:{line if line > 0 else left - 1}:")
+
+
+def rechained(payloads: Lines) -> bytes:
+    """The lines of a forger who makes the chain anew."""
+    lines, link = [], START
+    for payload in payloads:
+        link = link_of(link, payload)
+        lines.append(link.encode() + b" " + payload + b"\n")
+    return b"".join(lines)
+
+
+def test_a_log_rewritten_as_a_whole_contradicts_its_peers(copy: Path) -> None:
+    path = copy / "parties" / "hospital-b" / FILE
+    payloads = [line.partition(b" ")[2] for line in path.read_bytes().splitlines()]
+    told = next(i for i, payload in enumerate(payloads) if b'"told"' in payload)
+    payloads[told] = payloads[told].replace(b'"lines":', b'"lines":1', 1)
+    path.write_bytes(rechained(payloads))
+    found = wrong(copy)
+    assert "log of hospital-b" not in found
+    assert f"{path}:" in found["heads told to compute"]
+
+
+def test_weights_that_were_not_trained_are_named(copy: Path) -> None:
+    path = copy / "parties" / "compute" / "weights" / "top" / "epoch-001.safetensors"
+    weights = load_file(path)
+    next(iter(weights.values()))[0] += 1
+    save_file(weights, path)
+    assert "epoch-001.safetensors is not what was trained" in wrong(copy)["log of compute"]
+
+
+def test_metrics_that_were_not_reached_are_named(copy: Path) -> None:
+    path = copy / "parties" / "compute" / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"test_accuracy": 0.', '"test_accuracy": 0.9', 1))
+    found = wrong(copy)
+    assert "its metrics of epoch 0 are not those of" in found["log of compute"]
+    assert found["parties/compute/metrics.jsonl"].startswith(f"{path}:1:")
+
+
+def test_a_missing_file_log_or_seal_is_named(copy: Path) -> None:
+    (copy / "audit.json").unlink()
+    (copy / "parties" / "compute" / FILE).unlink()
+    found = wrong(copy)
+    assert found["audit.json"].endswith("it is missing")
+    assert found["log of compute"].endswith("it is missing")
+    shutil.rmtree(copy / SEALS)
+    assert "nobody's signature is here" in wrong(copy)[SEALS]
+
+
+def test_a_manifest_made_anew_is_not_signed(copy: Path) -> None:
+    edit(copy / "report.json", CHANGES["altered"][0])
+    shutil.rmtree(copy / SEALS)
+    seal(copy, Identity.generate("compute"))  # a forger with a key of its own
+    assert wrong(copy) == {}
+    honest = Identity.generate("compute").public.fingerprint
+    assert any(honest in check.text and not check.ok for check in verify(copy, [honest]))
+
+
+def test_a_changed_manifest_breaks_every_seal(copy: Path) -> None:
+    manifest = json.loads((copy / MANIFEST).read_text())
+    del manifest["files"]["audit.json"]
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    assert {"seal of compute", "seal of hospital-a"} <= set(wrong(copy))
+
+
+def test_another_site_s_name_on_a_seal_is_refused(copy: Path) -> None:
+    (copy / SEALS / "compute.json").rename(copy / SEALS / "hospital-b.json")
+    assert "signed by 'compute'" in wrong(copy)["seal of hospital-b"]
+
+
+def test_a_manifest_leads_to_no_file_outside(copy: Path) -> None:
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["files"]["../../secret"] = manifest["files"]["audit.json"]
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    assert "is no file of this folder" in wrong(copy)["../../secret"]
+
+
+def test_who_seals_after_a_change_is_told(copy: Path) -> None:
+    edit(copy / "report.json", CHANGES["altered"][0])
+    with pytest.raises(RunError, match="the evidence changed since compute, hospital-a sealed it"):
+        seal(copy, Identity.generate("hospital-b"))
+
+
+def test_nothing_is_changed_by_looking(copy: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+    verify(copy)
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()} == before
+    assert "noise.key" not in " ".join(evidence_files(copy))
