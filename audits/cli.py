@@ -33,11 +33,15 @@ def audit(
     target: Target,
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="processes for a [grid]")] = 1,
     executor: Annotated[str, typer.Option(help="who carries out a [grid]: processes, or ray")] = "processes",
+    dp: Annotated[bool, typer.Option("--dp", help="audit the claimed epsilon instead: canaries, lower bounds")] = False,
     out: Out = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Attack what a finished run really exchanged, and score it against the truth; a [grid] table sweeps."""
+    if dp:
+        audit_epsilon(target, overrides or [], as_json)
+        return
     if target.is_file() and (tables := _grid_tables(target, overrides or [])):
         swept(tables, out, jobs, executor, as_json)
         return
@@ -49,6 +53,24 @@ def audit(
     show(found)
     result(f"audit: {folder / 'audit.json'}")
     say(f"write its report with: secsplit report {folder}")
+
+
+def audit_epsilon(target: Path, overrides: list[str], as_json: bool) -> None:
+    """Lower bounds on epsilon beside what is claimed. Exit code 1 where a claim is contradicted."""
+    from audits.dp_run import as_json as plain
+    from audits.dp_run import audit_run
+    from secsplit.run import load
+    from secsplit.rundir import RunDir
+
+    found = audit_run(RunDir.open(target).run() if target.is_dir() else load(target, overrides))
+    if as_json:
+        result_json(plain(found))
+    else:
+        for statement in found.statements:
+            result(statement)
+    say("a lower bound below the claim proves nothing good: the mechanism may leak more than this test saw")
+    if found.violations:
+        raise typer.Exit(1)
 
 
 def _grid_tables(path: Path, overrides: list[str]) -> dict[str, Any]:

@@ -254,6 +254,16 @@ class OneRun:
         """A violation exactly where the lower bound exceeds the claim."""
         return "violation" if self.lower > self.claimed else "no violation found"
 
+    @property
+    def statement(self) -> str:
+        """One sentence with the claim, the bound, its confidence and n."""
+        return (
+            f"the whole training, one run of it: {self.correct} of {self.guesses} coins guessed right, of "
+            f"{self.canaries} "
+            f"canaries: claimed epsilon {self.claimed:.4g} (replace-one, delta {self.delta:g}), measured at least "
+            f"{self.lower:.3g} with {self.confidence:.0%} confidence: {self.verdict}"
+        )
+
 
 def guess_coins(scores: Tensor, coins: Tensor, claimed: float, *, delta: float, share: float = 0.3) -> OneRun:
     """Guess the coins of the canaries with the clearest scores, a fixed `share` of them, by the sign of the score.
@@ -303,6 +313,15 @@ class Reidentification:
     @property
     def verdict(self) -> Verdict:
         return "violation" if self.interval.low > self.bound else "no violation found"
+
+    @property
+    def statement(self) -> str:
+        """One sentence with the rate, its interval, chance and the bound."""
+        return (
+            f"re-identification among {self.candidates} records: {self.rate:.2%} "
+            f"({self.interval.low:.2%} to {self.interval.high:.2%}, n = {self.n}; chance {self.chance:.2%}), where the "
+            f"noise allows anyone at most {self.bound:.2%}: {self.verdict}"
+        )
 
 
 def reidentify(sent: Tensor, messages: Tensor, truth: Tensor, *, mu: float) -> Reidentification:

@@ -103,14 +103,14 @@ def train(
         named("vanilla", labels=labels),
     )
     bottom, top = mnistnet(cut, classes=data.classes["y"], seed=seed)
-    x, y = ({split: r for split, r in (("train", data.train), ("test", data.test))} for _ in range(2))
+    splits = {"train": data.train, "test": data.test}
     held = {
-        "client": ({"bottom": bottom}, {s: {"x": r.inputs["x"]} for s, r in x.items()}),
-        "server": ({"top": top}, {s: {} for s in x}),
+        "client": ({"bottom": bottom}, {s: {"x": r.inputs["x"]} for s, r in splits.items()}),
+        "server": ({"top": top}, {s: {} for s in splits}),
     }
     parties = {}
     for name, (modules, inputs) in held.items():
-        mine = {s: {"y": r.labels["y"]} if labels == name else {} for s, r in y.items()}
+        mine = {s: {"y": r.labels["y"]} if labels == name else {} for s, r in splits.items()}
         shield: Defenses = build(run.file.defenses, run.topology, name, _noise(name, seed), data.classes)
         make = partial(torch.optim.Adam, lr=lr)
         parties[name] = Party(run, name, modules, {0: Shard(inputs, mine)}, make, shield)  # type: ignore[arg-type]
