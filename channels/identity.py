@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class PublicIdentity:
     expires: int
     signature: bytes  # by `signing`, over all of the above
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Eight words that stand for the name and both keys; compare them over the telephone."""
         return fingerprint_of(self.name, self.signing, self.noise)

@@ -200,7 +200,21 @@ class HandshakeState(Secretive):
     `..._for_testing_only` make a run repeatable, and unsafe: published vectors need them, nothing else may.
     """
 
-    __slots__ = ("_dead", "_e", "_e1", "_psks", "_s", "_symmetric", "_turn", "initiator", "pattern", "re", "re1", "rs")
+    __slots__ = (
+        "_dead",
+        "_e",
+        "_e1",
+        "_psks",
+        "_public",
+        "_s",
+        "_symmetric",
+        "_turn",
+        "initiator",
+        "pattern",
+        "re",
+        "re1",
+        "rs",
+    )
 
     def __init__(
         self,
@@ -223,10 +237,10 @@ class HandshakeState(Secretive):
         self._turn, self._dead = 0, False
         self._symmetric = SymmetricState(protocol)
         self._symmetric.mix_hash(prologue)
-        own = static.public_key().public_bytes_raw() if static is not None else None
+        own = self._public = static.public_key().public_bytes_raw() if static is not None else b""
         for known, mine in ((self.pattern.initiator_known, initiator), (self.pattern.responder_known, not initiator)):
             key = own if mine else remote_static
-            if known and key is not None:
+            if known and key:
                 self._symmetric.mix_hash(key)
 
     def _require(self, static: X25519PrivateKey | None, remote_static: bytes | None, psks: tuple[bytes, ...]) -> None:
@@ -303,8 +317,7 @@ class HandshakeState(Secretive):
             self._mix_ephemeral(public)
             return public
         if token == "s":
-            assert self._s is not None
-            return symmetric.encrypt_and_hash(self._s.public_key().public_bytes_raw())
+            return symmetric.encrypt_and_hash(self._public)
         if token == "e1":
             self._e1 = self._e1 or MLKEM768PrivateKey.generate()
             return symmetric.encrypt_and_hash(self._e1.public_key().public_bytes_raw())

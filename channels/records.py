@@ -43,6 +43,7 @@ DROPPED = -1  # where a dropped key ends: before every counter
 MAX_META = 1 << 20
 MAX_MESSAGE = 4 << 30
 ALIGNMENT = 64
+SMALL = 4096  # bytes of scratch to begin with
 
 
 class Kind(IntEnum):
@@ -192,7 +193,7 @@ class Sealer:
 
     def __init__(self, keys: RecordKeys, limits: Limits = DEFAULT_LIMITS, *, pad: bool = False) -> None:
         self.keys, self.limits, self._pad = keys, limits, pad
-        self._scratch = memoryview(bytearray(4096 + limits.record + keys.tag))
+        self._scratch = memoryview(bytearray(SMALL))
 
     def seal(self, kind: int, meta: bytes, payload: Sequence[Buffer] = ()) -> Iterator[memoryview]:
         """Pieces to write in order, each valid until the next is asked for; raises MessageTooLarge before sealing."""
@@ -202,6 +203,8 @@ class Sealer:
         return self._pieces(kind, meta, views, total)
 
     def _pieces(self, kind: int, meta: bytes, views: list[memoryview], total: int) -> Iterator[memoryview]:
+        if total + len(meta) + SMALL // 2 > len(self._scratch) <= SMALL:
+            self._scratch = aligned(SMALL + self.limits.record + self.keys.tag)  # a page touched costs; most never are
         out, seal, tag = self._scratch, self.keys.seal, self.keys.tag
         at = HEADER.size + tag
         seal(HEADER.pack(total, len(meta), kind, self._pad), out[:at])
