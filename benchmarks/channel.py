@@ -1,354 +1,145 @@
 """Channels against plain TCP, stdlib TLS 1.3 and gRPC with mutual TLS: `python -m benchmarks.channel [--quick]`.
 
-Two processes on loopback, everything interleaved in one run, medians. Each figure is a ratio to plain TCP (sendmsg and
-recv_into on a reused buffer) in the same run. All sockets use cubic: where the system allows it, the run moves into a
-network namespace of its own with that default, so that gRPC's sockets are included.
+Two processes on loopback, all transports interleaved in one run, medians; ratios against plain TCP of the same run.
+Every socket uses cubic, by a small preloaded library built with the system's C compiler, so that gRPC's are included.
+`ceiling` is what one core can reach: 1 / (1 + AES-GCM time / TCP time), measured in the same run.
 Not measured: more than two cores, real networks, processors without vector AES.
 """
 
 from __future__ import annotations
 
-import datetime
+import argparse
 import json
-import resource
+import os
+import platform
+import shutil
 import socket
 import ssl
 import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
-from channels import Identity, Listener, Roster, connect
+from benchmarks.transports import (
+    DIGEST,
+    GRPC_OPTIONS,
+    Credentials,
+    Far,
+    GrpcStream,
+    Plain,
+    Sealed,
+    Tls,
+    Transport,
+    peak,
+    tuned,
+)
+from channels import SealedChannel, connect
+from channels.handshake import NoiseIK
+from channels.primitives import CIPHERS
 from channels.suites import IKHFS_AESGCM, IKHFS_CHACHA
 
-KIB, MIB = 1 << 10, 1 << 20
-SIZES = {"64 KiB": 64 * KIB, "1 MiB": MIB, "16 MiB": 16 * MIB}
-DIGEST = bytes(32)
-LENGTH = struct.Struct(">Q")
-
-
-class Transport(Protocol):
-    """Whole messages over one connection."""
-
-    def send(self, payload: memoryview) -> None: ...
-    def recv(self) -> Any: ...
-
-
-class Plain:
-    """Plain TCP as fast as Python does it, or the same code over stdlib TLS."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock, self.buffer = sock, memoryview(bytearray(16 * MIB))
-
-    def send(self, payload: memoryview) -> None:
-        if isinstance(self.sock, ssl.SSLSocket):
-            self.sock.sendall(LENGTH.pack(len(payload)))
-            self.sock.sendall(payload)
-            return
-        sent = self.sock.sendmsg([LENGTH.pack(len(payload)), payload]) - LENGTH.size
-        while sent < len(payload):
-            sent += self.sock.send(payload[sent:])
-
-    def recv(self) -> memoryview:
-        (length,) = LENGTH.unpack(self._exactly(LENGTH.size))
-        return self._exactly(length)
-
-    def _exactly(self, length: int) -> memoryview:
-        got = 0
-        flags = 0 if isinstance(self.sock, ssl.SSLSocket) else socket.MSG_WAITALL
-        while got < length:
-            count = self.sock.recv_into(self.buffer[got:length], 0, flags)
-            if not count:
-                raise ConnectionError("peer gone")
-            got += count
-        return self.buffer[:length]
-
-
-class Sealed:
-    """Our channel; every message is received into memory of its own."""
-
-    def __init__(self, channel: Any) -> None:
-        self.channel = channel
-
-    def send(self, payload: memoryview) -> None:
-        self.channel.send(b"", payload)
-
-    def recv(self) -> memoryview:
-        payload: memoryview = self.channel.recv().payload
-        return payload
-
-
-class Stream:
-    """A bidirectional gRPC stream of raw bytes."""
-
-    def __init__(self, out: Any, incoming: Iterator[bytes]) -> None:
-        self.out, self.incoming = out, incoming
-
-    def send(self, payload: memoryview) -> None:
-        self.out.put(bytes(payload))
-
-    def recv(self) -> bytes:
-        return next(self.incoming)
-
-
-def tuned(sock: socket.socket) -> socket.socket:
-    """Cubic, and no delay."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
-    return sock
-
-
-class Credentials:
-    """Everything both processes need, in a folder: identities, a roster, and P-256 certificates of a small CA."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ca, self.cert, self.key = (str(folder / name) for name in ("ca.pem", "cert.pem", "key.pem"))
-
-    def create(self) -> None:
-        near, far = Identity.generate("near"), Identity.generate("far")
-        near.save(self.folder / "near.key")
-        far.save(self.folder / "far.key")
-        Roster.of([near.public, far.public], epoch=1, signer=near).save(self.folder / "roster.toml")
-        ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-        ca = _certificate("ca", ca_key, "ca", ca_key, authority=True)
-        cert = _certificate("localhost", key, "ca", ca_key, authority=False)
-        for path, certificate in ((self.ca, ca), (self.cert, cert)):
-            Path(path).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        Path(self.key).write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
-
-    def side(self, name: str) -> tuple[Identity, Roster]:
-        near = Identity.load(self.folder / "near.key")
-        return Identity.load(self.folder / f"{name}.key"), Roster.load(self.folder / "roster.toml", near.public)
-
-    def context(self, server: bool) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(self.ca)
-        context.load_cert_chain(self.cert, self.key)
-        return context
-
-    def pems(self) -> tuple[bytes, bytes, bytes]:
-        ca, key, cert = (Path(path).read_bytes() for path in (self.ca, self.key, self.cert))
-        return ca, key, cert
-
-
-def _certificate(name: str, key: Any, issuer: str, issuer_key: Any, *, authority: bool) -> x509.Certificate:
-    def title(text: str) -> x509.Name:
-        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder().subject_name(title(name)).issuer_name(title(issuer)).public_key(key.public_key())
-    )
-    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
-    builder = builder.not_valid_after(now + datetime.timedelta(days=1))
-    builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-    return builder.sign(issuer_key, hashes.SHA256())
-
-
-# -- the two ends of each transport --------------------------------------------------------------------------------
-
-
-class Far:
-    """The serving process: listens on every transport and does what it is told on standard input."""
-
-    def __init__(self, credentials: Credentials) -> None:
-        self.credentials = credentials
-        me, roster = credentials.side("far")
-        self.plain = tuned(socket.create_server(("127.0.0.1", 0)))
-        self.tls = tuned(socket.create_server(("127.0.0.1", 0)))
-        suites = (IKHFS_AESGCM, IKHFS_CHACHA)
-        self.sealed = Listener("127.0.0.1:0", me, roster, digest=DIGEST, suites=suites)
-        self.transports: dict[str, Transport] = {}
-
-    def serve(self) -> None:
-        ports = {"tcp": self.plain.getsockname()[1], "tls": self.tls.getsockname()[1]}
-        ports["sealed"] = int(self.sealed.address.rpartition(":")[2])
-        ports["grpc"] = self._serve_grpc()
-        answer(ports)
-        for line in sys.stdin:
-            order = json.loads(line)
-            answer(getattr(self, order.pop("do"))(**order))
-
-    def meet(self, name: str) -> bool:
-        self.transports[name] = self._accept(name)
-        return True
-
-    def _accept(self, name: str) -> Transport:
-        if name == "tcp":
-            return Plain(tuned(self.plain.accept()[0]))
-        if name == "tls":
-            return Plain(self.credentials.context(server=True).wrap_socket(self.tls.accept()[0], server_side=True))
-        if name == "grpc":
-            return self._grpc_stream.get(timeout=10)
-        return Sealed(self.sealed.accept(10))
-
-    def _serve_grpc(self) -> int:
-        try:
-            import grpc
-        except ImportError:
-            return 0
-        import queue
-        from concurrent.futures import ThreadPoolExecutor
-
-        self._grpc_stream: Any = queue.Queue()
-
-        def run(incoming: Iterator[bytes], context: Any) -> Iterator[bytes]:
-            out: Any = queue.Queue(4)
-            self._grpc_stream.put(Stream(out, incoming))
-            return iter(out.get, None)
-
-        handler = grpc.stream_stream_rpc_method_handler(run)
-        server = grpc.server(ThreadPoolExecutor(4), options=GRPC_OPTIONS)
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench", {"run": handler}),))
-        ca, key, cert = self.credentials.pems()
-        secure = grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=True)
-        port: int = server.add_secure_port("127.0.0.1:0", secure)
-        server.start()
-        self._grpc_server = server
-        return port
-
-    def sink(self, name: str, count: int) -> float:
-        transport = self.transports[name]
-        before = time.process_time()
-        for _ in range(count):
-            transport.recv()
-        transport.send(memoryview(b"k"))
-        return time.process_time() - before
-
-    def echo(self, name: str, count: int) -> bool:
-        transport = self.transports[name]
-        for _ in range(count):
-            transport.send(memoryview(transport.recv()))
-        return True
-
-    def greet(self, name: str, count: int) -> bool:
-        """Accept and answer one byte, so many times."""
-        for _ in range(count):
-            if name == "tls":
-                sock = self.context.wrap_socket(tuned(self.tls.accept()[0]), server_side=True)
-                sock.sendall(sock.recv(1))
-                sock.close()
-            elif name == "tcp":
-                with self.plain.accept()[0] as plain:
-                    plain.sendall(plain.recv(1))
-            else:
-                with self.sealed.accept(10) as channel:
-                    channel.send(channel.recv().meta)
-        return True
-
-    @property
-    def context(self) -> ssl.SSLContext:
-        self._context: ssl.SSLContext
-        if not hasattr(self, "_context"):
-            self._context = self.credentials.context(server=True)
-        return self._context
-
-    def swallow(self, name: str) -> int:
-        """Receive one big message; the memory it took beyond itself."""
-        before = peak()
-        payload = self.transports[name].recv()
-        extra = peak() - before - len(payload)
-        self.transports[name].send(memoryview(b"k"))
-        return extra
-
-
-GRPC_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+SIZES = {"64 KiB": 64 << 10, "1 MiB": 1 << 20, "16 MiB": 16 << 20}
+NAMES = ("tcp", "sealed", "sealed ChaCha20", "tls", "grpc")
+SUITES = {"sealed": NoiseIK((IKHFS_AESGCM,)), "sealed ChaCha20": NoiseIK((IKHFS_CHACHA,))}
+PACED = 10_000_000_000 // 8  # bytes a second
+SO_MAX_PACING_RATE = 47
+SHIM = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+int socket(int family, int type, int protocol) {
+    int (*real)(int, int, int) = dlsym(RTLD_NEXT, "socket");
+    int made = real(family, type, protocol);
+    if (made >= 0 && (family == AF_INET || family == AF_INET6) && (type & 0xff) == SOCK_STREAM)
+        setsockopt(made, IPPROTO_TCP, TCP_CONGESTION, "cubic", 5);
+    return made;
+}
+"""
 
 
 class Near:
-    """The measuring process."""
+    """The measuring process, and its far end."""
 
-    def __init__(self, folder: Path, pacing: int | None) -> None:
-        self.credentials, self.pacing = Credentials(folder), pacing
+    def __init__(self, folder: Path, *, paced: bool = False) -> None:
+        self.credentials, self.paced = Credentials(folder), paced
         self.credentials.create()
-        me, roster = self.credentials.side("near")
-        self.me, self.roster = me, roster
+        self.me, self.roster = self.credentials.side("near")
         command = [sys.executable, "-m", "benchmarks.channel", "--far", str(folder)]
         self.far = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ports: dict[str, int] = self._answer()
+        self.context = self.credentials.context(server=False)
         self.transports: dict[str, Transport] = {}
 
-    def order(self, do: str, **what: Any) -> None:
+    def _order(self, do: str, **what: Any) -> None:
         assert self.far.stdin is not None
-        self.far.stdin.write(json.dumps({"do": do, **what}) + "\n")
-        self.far.stdin.flush()
+        print(json.dumps({"do": do, **what}), file=self.far.stdin, flush=True)
 
     def _answer(self) -> Any:
         assert self.far.stdout is not None
         return json.loads(self.far.stdout.readline())
 
     def meet(self, name: str) -> None:
-        self.order("meet", name=name)
+        """One connection of that transport."""
+        self._order("meet", name=name)
         self.transports[name] = self._dial(name)
         self._answer()
 
-    def _tcp(self, port: int) -> socket.socket:
-        sock = tuned(socket.create_connection(("127.0.0.1", port)))
-        if self.pacing:
-            sock.setsockopt(socket.SOL_SOCKET, 47, struct.pack("Q", self.pacing))  # SO_MAX_PACING_RATE
-        return sock
-
     def _dial(self, name: str) -> Transport:
         if name == "tcp":
-            return Plain(self._tcp(self.ports["tcp"]))
+            return Plain(self._tcp("tcp"))
         if name == "tls":
-            sock = self._tcp(self.ports["tls"])
-            return Plain(self.credentials.context(server=False).wrap_socket(sock, server_hostname="localhost"))
+            return Tls(self.context.wrap_socket(self._tcp("tls"), server_hostname="localhost"))
         if name == "grpc":
-            return self._dial_grpc()
+            return self._grpc()
         return Sealed(self._channel(name))
 
-    def _channel(self, name: str) -> Any:
-        suites = {"sealed": (IKHFS_AESGCM,), "sealed ChaCha": (IKHFS_CHACHA,)}[name]
+    def _tcp(self, name: str) -> socket.socket:
+        return self._pace(tuned(socket.create_connection(("127.0.0.1", self.ports[name]))))
+
+    def _pace(self, sock: socket.socket) -> socket.socket:
+        if self.paced:
+            sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, struct.pack("Q", PACED))
+        return sock
+
+    def _channel(self, name: str) -> SealedChannel:
         address = f"127.0.0.1:{self.ports['sealed']}"
-        channel = connect(address, self.me, self.roster, "far", digest=DIGEST, suites=suites)
-        tuned(channel._wire._sock)  # type: ignore[attr-defined]
-        if self.pacing:
-            channel._wire._sock.setsockopt(socket.SOL_SOCKET, 47, struct.pack("Q", self.pacing))  # type: ignore[attr-defined]
+        channel = connect(address, self.me, self.roster, "far", digest=DIGEST, handshake=SUITES[name])
+        self._pace(channel._wire._sock)  # type: ignore[attr-defined]
         return channel
 
-    def _dial_grpc(self) -> Transport:
+    def _grpc(self) -> Transport:
         import queue
 
         import grpc
 
         ca, key, cert = self.credentials.pems()
-        secure = grpc.ssl_channel_credentials(ca, key, cert)
         options = [*GRPC_OPTIONS, ("grpc.ssl_target_name_override", "localhost")]
-        self._grpc_channel = grpc.secure_channel(f"127.0.0.1:{self.ports['grpc']}", secure, options=options)
-        out: Any = queue.Queue(4)
-        return Stream(out, self._grpc_channel.stream_stream("/bench/run")(iter(out.get, None)))
+        secure = grpc.ssl_channel_credentials(ca, key, cert)
+        self.grpc = grpc.secure_channel(f"127.0.0.1:{self.ports['grpc']}", secure, options=options)
+        out: queue.Queue[bytes] = queue.Queue(4)
+        return GrpcStream(out, self.grpc.stream_stream("/bench/run")(iter(out.get, None)))
 
-    def one_way(self, name: str, payload: memoryview, count: int) -> tuple[float, float, float]:
-        """Seconds for count messages, and CPU seconds of sender and receiver."""
+    def one_way(self, name: str, payload: memoryview, count: int) -> tuple[float, float]:
+        """Seconds a byte on the wall, and CPU seconds a byte of both ends together."""
         transport = self.transports[name]
-        self.order("sink", name=name, count=count)
+        self._order("sink", name=name, count=count)
         cpu, began = time.process_time(), time.perf_counter()
         for _ in range(count):
             transport.send(payload)
         transport.recv()
-        seconds = time.perf_counter() - began
-        return seconds, time.process_time() - cpu, self._answer()
+        wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+        return wall / count / len(payload), (cpu + self._answer()) / count / len(payload)
 
     def echo(self, name: str, payload: memoryview, count: int) -> float:
         """Median seconds of a round trip."""
-        transport = self.transports[name]
-        self.order("echo", name=name, count=count)
-        trips = []
+        transport, trips = self.transports[name], []
+        self._order("echo", name=name, count=count)
         for _ in range(count):
             began = time.perf_counter()
             transport.send(payload)
@@ -357,41 +148,168 @@ class Near:
         self._answer()
         return statistics.median(trips)
 
-    def handshakes(self, name: str, count: int) -> list[float]:
-        """Seconds from connect to the first byte back, for count new connections."""
-        self.order("greet", name=name, count=count)
-        context = self.credentials.context(server=False)
-        return [self._handshake(name, context) for _ in range(count) if True] if self._answer_later(count) else []
+    def handshake(self, name: str, count: int) -> list[float]:
+        """Seconds from connect to the first byte back, on so many new connections."""
+        self._order("greet", name=name, count=count)
+        taken = [self._first_byte(name) for _ in range(count)]
+        self._answer()
+        return taken
 
-    def _answer_later(self, count: int) -> bool:
-        return count > 0
-
-    def _handshake(self, name: str, context: ssl.SSLContext) -> float:
+    def _first_byte(self, name: str) -> float:
         began = time.perf_counter()
         if name == "sealed":
             with self._channel(name) as channel:
                 channel.send(b"x")
                 channel.recv()
                 return time.perf_counter() - began
-        sock = self._tcp(self.ports["tls" if name == "tls" else "tcp"])
+        sock: socket.socket | ssl.SSLSocket = self._tcp(name)
         if name == "tls":
-            sock = context.wrap_socket(sock, server_hostname="localhost")
+            sock = self.context.wrap_socket(sock, server_hostname="localhost")
         with sock:
             sock.sendall(b"x")
             sock.recv(1)
             return time.perf_counter() - began
 
+    def extra_memory(self, length: int) -> tuple[int, int]:
+        """Peak bytes beyond one large message itself, of sender and receiver."""
+        payload = memoryview(bytearray(length))
+        self._order("swallow", name="sealed")
+        before = peak()
+        self.transports["sealed"].send(payload)
+        return peak() - before, self._answer()
+
     def close(self) -> None:
+        """End the far process."""
         assert self.far.stdin is not None
         self.far.stdin.close()
         self.far.kill()
         self.far.wait()
 
 
-def answer(value: Any) -> None:
-    print(json.dumps(value), flush=True)
+def measure(*, quick: bool) -> dict[str, Any]:
+    """All figures, as a plain table: {row: {transport: value}}."""
+    rounds, volume = (5, 24 << 20) if quick else (7, 64 << 20)
+    table: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        near = Near(Path(folder))
+        try:
+            for name in NAMES:
+                near.meet(name)
+            for row, size in SIZES.items():
+                table |= _size(near, row, size, rounds, volume)
+            table["handshake, ms"] = _handshakes(near, rounds, 6 if quick else 15)
+            sender, receiver = near.extra_memory((256 << 20) if quick else (1 << 30))
+            table["extra memory, MiB"] = {"sender": sender / 2**20, "receiver": receiver / 2**20}
+        finally:
+            near.close()
+    with tempfile.TemporaryDirectory() as folder:
+        near = Near(Path(folder), paced=True)
+        try:
+            for name in ("tcp", "sealed", "tls"):
+                near.meet(name)
+            table |= _size(near, "10 Gbit/s, 1 MiB", 1 << 20, rounds, volume, names=("tcp", "sealed", "tls"))
+        finally:
+            near.close()
+    table["AES-GCM alone, GB/s"] = {str(size): 1 / _aes(size) / 1e9 for size in SIZES.values()}
+    return table
 
 
-def peak() -> int:
-    """Highest resident bytes of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
+def _size(
+    near: Near, row: str, size: int, rounds: int, volume: int, names: tuple[str, ...] = NAMES
+) -> dict[str, dict[str, float]]:
+    payload = memoryview(os.urandom(min(size, 1 << 20)) * max(1, size >> 20))
+    count = max(3, volume // size)
+    wall: dict[str, list[float]] = {name: [] for name in names}
+    cpu: dict[str, list[float]] = {name: [] for name in names}
+    echo: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            seconds, both = near.one_way(name, payload, count)
+            wall[name].append(seconds)
+            cpu[name].append(both)
+            if size <= 1 << 20:
+                echo[name].append(near.echo(name, payload, 20))
+    median = statistics.median
+    table = {
+        f"{row}, one way, GB/s": {name: 1e-9 / median(wall[name]) for name in names},
+        f"{row}, one way, ratio to tcp": {name: median(wall["tcp"]) / median(wall[name]) for name in names},
+        f"{row}, CPU of both ends, ns/byte": {name: 1e9 * median(cpu[name]) for name in names},
+        f"{row}, ceiling": {"sealed": 1 / (1 + 2 * _aes(size) / median(cpu["tcp"]))},
+    }
+    if size <= 1 << 20:
+        table[f"{row}, echo, times tcp"] = {name: median(echo[name]) / median(echo["tcp"]) for name in names}
+    return table
+
+
+def _handshakes(near: Near, rounds: int, count: int) -> dict[str, float]:
+    taken: dict[str, list[float]] = {"tcp": [], "sealed": [], "tls": []}
+    for _ in range(rounds):
+        for name, times in taken.items():
+            times += near.handshake(name, count)
+    return {name: 1e3 * statistics.median(times) for name, times in taken.items()}
+
+
+def _aes(size: int) -> float:
+    """CPU seconds a byte of AES-256-GCM alone, in records of at most 1 MiB."""
+    size = min(size, 1 << 20)
+    aead, data, out = CIPHERS["AESGCM"].new(bytes(32)), bytes(size), bytearray(size + 16)
+    count, times = max(4, (4 << 20) // size), []
+    for _ in range(9):
+        before = time.process_time()
+        for _ in range(count):
+            aead.encrypt_into(bytes(12), data, None, out)
+        times.append((time.process_time() - before) / count / size)
+    return statistics.median(times)
+
+
+def with_cubic() -> None:
+    """Start this program again with cubic on all its sockets, where there is a C compiler; else say so and go on."""
+    compiler = shutil.which("cc")
+    if "CHANNEL_BENCH" in os.environ or compiler is None:
+        if compiler is None:
+            print("no C compiler: sockets keep the system's congestion control", file=sys.stderr)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder) / "cubic.c", Path(folder) / "cubic.so"
+        source.write_text(SHIM)
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+        environment = {**os.environ, "LD_PRELOAD": str(library), "CHANNEL_BENCH": "1"}
+        command = [sys.executable, "-m", "benchmarks.channel", *sys.argv[1:]]
+        sys.exit(subprocess.run(command, env=environment, check=False).returncode)
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The table for docs/performance.md."""
+    lines = [f"| | {' | '.join(NAMES)} |", "|---" * (len(NAMES) + 1) + "|"]
+    notes = []
+    for row, values in table.items():
+        if set(values) & set(NAMES):
+            cells = [f"{values[name]:.2f}" if name in values else "-" for name in NAMES]
+            lines.append(f"| {row} | {' | '.join(cells)} |")
+        else:
+            notes.append(f"- {row}: " + ", ".join(f"{name} {value:.1f}" for name, value in values.items()))
+    return "\n".join([*lines, "", *notes])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="under two minutes, fewer rounds")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--far", metavar="FOLDER", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.far:
+        Far(Credentials(Path(arguments.far))).serve()
+        return
+    with_cubic()
+    load = os.getloadavg()[0]
+    table = measure(quick=arguments.quick)
+    if arguments.json:
+        print(json.dumps(table, indent=1))
+        return
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load:.1f} at the start\n")
+    print(markdown(table))
+
+
+if __name__ == "__main__":
+    main()
