@@ -261,17 +261,12 @@ def impersonate(forger: HandshakeState, *, ann_public: bytes, ben_private: X2551
     import channels.noise as noise
 
     class Stolen:
-        """Ann's public key, and DH(s, S) computed from the other end."""
-
-        def public_key(self) -> "Stolen":
-            return self
-
-        def public_bytes_raw(self) -> bytes:
-            return ann_public
+        """DH(s, S) computed from the other end."""
 
         def exchange(self, peer: object) -> bytes:
             return noise.dh(ben_private, ann_public)
 
+    forger._public = ann_public
     forger._s = Stolen()  # type: ignore[assignment]
 
 
