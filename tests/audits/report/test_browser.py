@@ -1,0 +1,134 @@
+"""The page in a real browser: accessible by axe-core in light and dark, whole without a network, no wider than a phone.
+
+Chromium with chromedriver, and axe-core from npm, are needed; where they are not there these tests are skipped, unless
+SECSPLIT_BROWSER=1 says that they must be (continuous integration says so).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+
+from audits.finished import Finished
+from audits.policy import load
+from audits.privacy import Audit
+from audits.report.assemble import report_of
+from audits.report.write import write
+
+AXE = "axe-core@4.10.3"
+POLICY = Path(__file__).parents[3] / "examples" / "policy.toml"
+
+
+def missing(what: str) -> None:
+    """Skip, or fail where a browser must be there."""
+    if os.environ.get("SECSPLIT_BROWSER"):
+        pytest.fail(f"SECSPLIT_BROWSER is set, and {what}")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="module")
+def html(finished: Finished, audited: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    return write(report_of(finished, audited, policy=load(POLICY)), folder)[2]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        missing("Chromium and chromedriver are not installed")
+    options = Options()
+    options.binary_location = str(chromium)
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    chrome.execute_cdp_cmd("Network.enable", {})
+    chrome.execute_cdp_cmd(
+        "Network.emulateNetworkConditions",
+        {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0},
+    )
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    npm = shutil.which("npm")
+    if npm is None:
+        missing("npm is not installed")
+    folder = tmp_path_factory.mktemp("axe")
+    command = [str(npm), "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), AXE]
+    if subprocess.run(command, capture_output=True, timeout=120, check=False).returncode:
+        missing(f"npm cannot install {AXE}")
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+def shown(browser: webdriver.Chrome, page: Path, *, scheme: str = "light", media: str = "", width: int = 1100) -> None:
+    browser.set_window_size(width, 900)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+    browser.get(page.as_uri())
+
+
+def violations(browser: webdriver.Chrome, axe: str) -> list[str]:
+    browser.execute_script(axe)
+    found: dict[str, Any] = browser.execute_async_script(
+        "const done = arguments[arguments.length - 1]; axe.run().then(done, e => done({violations: [{id: String(e)}]}))"
+    )
+    return [f"{v['id']}: {json.dumps([n['html'][:120] for n in v.get('nodes', [])][:3])}" for v in found["violations"]]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_to_object_to(browser: webdriver.Chrome, html: Path, axe: str, scheme: str) -> None:
+    shown(browser, html, scheme=scheme)
+    assert violations(browser, axe) == []
+
+
+def test_axe_would_have_found_it(browser: webdriver.Chrome, html: Path, axe: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.html"
+    broken.write_text(html.read_text().replace(' lang="en"', "").replace("--fg:#1b1f24", "--fg:#c9c9c9"))
+    shown(browser, broken)
+    assert {"html-has-lang", "color-contrast"} <= {found.split(":")[0] for found in violations(browser, axe)}
+
+
+@pytest.mark.parametrize("width", [380, 1100])
+def test_no_page_is_wider_than_its_window(browser: webdriver.Chrome, html: Path, width: int) -> None:
+    shown(browser, html, width=width)
+    inner, content = browser.execute_script("return [window.innerWidth, document.documentElement.scrollWidth]")
+    assert content <= inner
+
+
+def test_all_of_it_is_there_without_a_network(browser: webdriver.Chrome, html: Path) -> None:
+    shown(browser, html)
+    broken, images, figures = browser.execute_script(
+        "const all = [...document.images];"
+        "return [all.filter(i => !i.complete || !i.naturalWidth).length, all.length,"
+        " [...document.querySelectorAll('svg.figure')].filter(s => s.getBoundingClientRect().height > 20).length]"
+    )
+    assert broken == 0
+    assert images == 8 * 4
+    assert figures >= 4
+
+
+def test_it_prints_black_on_white_without_its_contents_list(browser: webdriver.Chrome, html: Path) -> None:
+    shown(browser, html, scheme="light", media="print")
+    nav, background = browser.execute_script(
+        "return [getComputedStyle(document.querySelector('nav')).display,"
+        " getComputedStyle(document.documentElement).backgroundColor]"
+    )
+    assert nav == "none"
+    assert background == "rgb(255, 255, 255)"
+    printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})
+    assert base64.b64decode(printed["data"]).startswith(b"%PDF")
