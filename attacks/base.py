@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from secsplit.message import Kind
 from secsplit.threat import Knows, Threat, View
 from secsplit.topology import DATA, Topology
 from secsplit.transcript import Direction
+
+if TYPE_CHECKING:
+    from secsplit.party import Party
 
 Goal = Literal["label", "input", "attribute", "membership", "distinguish", "traffic"]
 
@@ -106,6 +109,13 @@ class Attack(ABC):
     @abstractmethod
     def infer(self, view: View, *, coins: torch.Generator) -> Guess:
         """The guess. Raises NotApplicable where the view lacks what `needs` declares."""
+
+    def corrupt(self, parties: Mapping[str, Party], *, coins: torch.Generator) -> None:
+        """Before a run begins: change what the adversary's own parties, given by name, compute or send.
+
+        Raises TypeError for a passive attack, which has nothing to change.
+        """
+        raise TypeError(f"{self.name} is passive: it corrupts nobody")
 
     def why_not(self, topology: Topology, threat: Threat) -> str | None:
         """Why this attack does not apply to that adversary in that topology; None where it does."""
