@@ -55,7 +55,7 @@ class GradientClustering(Attack):
         count = classes(view, column)
         found = opening(gradients(view, column), self.rows * count)
         cluster = k_means(directions(found), count, self.restarts, coins)
-        return _named(view, column, count, _places(found), cluster, {"batches": len(found)})
+        return name_clusters(view, column, count, _places(found), cluster, {"batches": len(found)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class GradientTransfer(Attack):
             start += len(mine)
             score.index_add_(0, mine, _transferred(view, column, found, labelled, self.iterations, coins))
         facts = {"rows labelled by the opening": len(cluster), "epochs": len(later)}
-        return _named(view, column, count, (cast, position), score.argmax(1), facts)
+        return name_clusters(view, column, count, (cast, position), score.argmax(1), facts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ class SmashedClustering(Attack):
         found = opening(found, self.rows)
         z = projected(torch.cat([batch.values() for batch in found]), 50)
         cluster = k_means(z, count, self.restarts, coins)
-        return _named(view, column, count, _places(found), cluster, {"batches": len(found)})
+        return name_clusters(view, column, count, _places(found), cluster, {"batches": len(found)})
 
 
 def opening(found: Sequence[Batch], rows: int) -> list[Batch]:
@@ -242,8 +242,13 @@ def _labelled_rows(found: Sequence[Batch], known: Known, column: str, *, cosine:
     return torch.cat(vectors[1:] or vectors), torch.cat(labels)
 
 
-def _named(
-    view: View, column: str, count: int, place: tuple[Tensor, Tensor], cluster: Tensor, facts: Mapping[str, float]
+def name_clusters(
+    view: View,
+    column: str,
+    count: int,
+    place: tuple[Tensor, Tensor],
+    cluster: Tensor,
+    facts: Mapping[str, float | int | str],
 ) -> Guess:
     """Clusters get the names of classes from clues among their rows, or from a prior that tells classes apart."""
     cast, position = place
