@@ -117,6 +117,24 @@ def _environment() -> Environment:
     return environment
 
 
+def plain(value: Value) -> str:
+    """A number in running text, without markup."""
+    return "not measured" if value.raw is None else shown(value.raw)
+
+
+def ask(field: Value) -> str:
+    """A question to the controller, answered or left open."""
+    return f"**{field.question}** ({field.reference})\n\n{field.answer or '____ (to be filled in by the controller)'}\n"
+
+
+def document(name: str, report: dict[str, Any]) -> str:
+    """A Markdown document of the report's JSON: model_card or dpia. Cells of tables hold no line break or bar."""
+    environment = _environment().overlay(autoescape=False)
+    environment.filters = {**environment.filters, "plain": plain}
+    made = environment.get_template(f"{name}.md.jinja").render(r=Value(report), ask=ask)
+    return made.rstrip() + "\n"
+
+
 def page(report: dict[str, Any]) -> str:
     """The page of a report's JSON, as parsed from `report.json`."""
     template = _environment().get_template("report.html.jinja")

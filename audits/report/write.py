@@ -1,4 +1,4 @@
-"""The files of a report: report.json, its schema, and report.html, which is made from the JSON and nothing else."""
+"""The files of a report: report.json, its schema, and the page, model card and DPIA fields made from the JSON alone."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from audits.report.model import Report
-from audits.report.page import page
+from audits.report.page import document, page
+from audits.report.pdf import pdf
 from secsplit.rundir import write_atomically
 
-JSON, SCHEMA, HTML = "report.json", "report.schema.json", "report.html"
+JSON, SCHEMA, HTML, PDF = "report.json", "report.schema.json", "report.html", "report.pdf"
+CARD, DPIA = "MODEL_CARD.md", "dpia.md"
 
 
 def schema() -> dict[str, Any]:
@@ -19,10 +21,17 @@ def schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "secsplit-report-1.0", **made}
 
 
-def write(report: Report, folder: Path) -> tuple[Path, ...]:
-    """Write report.json, report.schema.json and report.html; the page is rendered from the JSON as written."""
+def write(report: Report, folder: Path, *, as_pdf: bool = False) -> tuple[Path, ...]:
+    """Write the report's files; page, model card and DPIA fields are rendered from the JSON as written.
+
+    Raises EnvironmentFault where a PDF is asked for and WeasyPrint is not installed.
+    """
     text = report.model_dump_json(indent=1)
-    files = {JSON: text, SCHEMA: json.dumps(schema(), indent=1), HTML: page(json.loads(text))}
+    value = json.loads(text)
+    files = {JSON: text.encode(), SCHEMA: json.dumps(schema(), indent=1).encode(), HTML: page(value).encode()}
+    files |= {CARD: document("model_card", value).encode(), DPIA: document("dpia", value).encode()}
+    if as_pdf:
+        files[PDF] = pdf(files[HTML].decode())
     for name, content in files.items():
-        write_atomically(folder / name, content.encode())
+        write_atomically(folder / name, content)
     return tuple(folder / name for name in files)

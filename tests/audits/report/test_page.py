@@ -177,9 +177,48 @@ def test_the_files_are_small_and_made_fast(report: Report, tmp_path: Path) -> No
     began = time.process_time()
     files = write(report, tmp_path)
     assert time.process_time() - began < 5
-    assert [file.name for file in files] == ["report.json", "report.schema.json", "report.html"]
+    names = ["report.json", "report.schema.json", "report.html", "MODEL_CARD.md", "dpia.md"]
+    assert [file.name for file in files] == names
     assert sum(file.stat().st_size for file in files) < 3_000_000
 
 
 def test_metrics_are_explained_in_the_page(html: str) -> None:
     assert all(metric.title in html for metric in METRICS.values())
+
+
+def test_the_model_card_and_the_dpia_say_the_same_and_leave_blanks(report: Report, tmp_path: Path) -> None:
+    files = {file.name: file for file in write(report, tmp_path)}
+    card, dpia = files["MODEL_CARD.md"].read_text(), files["dpia.md"].read_text()
+    accuracy = report.utility.results[0].accuracy
+    assert accuracy is not None
+    assert shown(accuracy) in card
+    assert card.count("____") == 3
+    assert dpia.count("____") == len(report.purpose) + len(report.sign_off.fields)
+    for finding in report.residual.findings:
+        assert finding.title in card
+        assert finding.title in dpia
+    rows = [line for line in (card + dpia).splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in rows)
+    assert "&#" not in card + dpia
+
+
+def test_the_pdf_is_tagged_and_in_its_language(html: str) -> None:
+    from io import BytesIO
+
+    import pikepdf
+
+    from audits.report.pdf import pdf
+
+    with pikepdf.open(BytesIO(pdf(html))) as made:
+        assert made.Root.MarkInfo.Marked
+        assert str(made.Root.Lang) == "en"
+        assert "/StructTreeRoot" in made.Root
+        assert b"pdfuaid" in made.Root.Metadata.read_bytes()
+
+
+def test_a_drawing_in_a_pdf_has_its_own_colours(html: str) -> None:
+    from audits.report.pdf import coloured
+
+    made = coloured(html)
+    assert "var(--" not in re.sub(r"<head>.*</head>", "", made, flags=re.S)
+    assert made.count("<style>") == html.count("<svg") + 1
