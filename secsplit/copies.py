@@ -106,7 +106,8 @@ class Mean:
 
     def take(self) -> Weights:
         """The mean; the next one starts from nothing."""
-        mean = {name: tensor.to(self.dtypes.get(name, tensor.dtype)) for name, tensor in self.sums.items()}
+        ordered = sorted(self.sums.items())  # those of a restored mean come in another order
+        mean = {name: tensor.to(self.dtypes.get(name, tensor.dtype)) for name, tensor in ordered}
         self.sums, self.dtypes = {}, {}
         return mean
 

@@ -7,24 +7,27 @@ what an audit sees is what that party saw, and transcripts of a simulated and of
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
 import torch
 
 from secsplit.errors import PeerError, SplitError
+from secsplit.failpoint import failpoint
 from secsplit.message import Kind, Message, Stamp
 from secsplit.party import Party
-from secsplit.steps import Begin, News, Recv, Send
+from secsplit.steps import Begin, News, Recv, Send, Step
 from secsplit.transcript import Transcript
 
 MAX_EARLY = 4096  # messages that may wait at a door before they are asked for
 
 Address = tuple[Kind, str, Stamp]
 Observer = Callable[[Party, News], None]
+Begun = Generator[Step, Message | None, Transcript | None]
+T = TypeVar("T")
 Charge = Callable[[Party, Send], None]
 
 
@@ -42,6 +45,7 @@ class Door:
     waiting: dict[tuple[str, Kind, str, Stamp], Message] = field(default_factory=dict)
 
     def sent(self, send: Send) -> None:
+        failpoint("send", self.party)
         if self.transcript is not None:
             self.transcript.append("sent", send.to, send.message)
 
@@ -59,6 +63,7 @@ class Door:
         message = self.waiting.pop((recv.frm, recv.kind, recv.edge, recv.stamp), None)
         if message is None:
             return None
+        failpoint("receive", self.party)
         if self.transcript is not None:
             self.transcript.append("received", recv.frm, message)
         return message.copy() if self.shared or self.transcript is not None else message
@@ -187,37 +192,62 @@ def serve(
     inbox: Inbox,
     *,
     transcript: Transcript | None = None,
+    begin: Begun | None = None,
     observe: Observer = _nothing,
     charge: Charge = _nothing,
 ) -> None:
-    """Drive one party over real channels until its program ends; links send and receive on threads of their own."""
-    door = Door(party.name, transcript)
-    program = party.program()
-    closed: set[str] = set()
-    answer: Message | None = None
+    """Drive one party over real channels until its program ends; links send and receive on threads of their own.
+
+    begin: what is settled with the peers first, unrecorded; it returns the transcript to go on with.
+    """
+    service = _Service(party, links, inbox, observe, charge, Door(party.name, None))
     with pinned(party.run.file.train.threads):
+        try:
+            service.door.transcript = transcript if begin is None else service.drive(begin)
+            service.drive(party.program())
+        finally:
+            if service.door.transcript is not None:
+                service.door.transcript.flush()
+
+
+@dataclass
+class _Service:
+    """One party, its links, and which peers have said all."""
+
+    party: Party
+    links: Mapping[str, Link]
+    inbox: Inbox
+    observe: Observer
+    charge: Charge
+    door: Door
+    closed: set[str] = field(default_factory=set)
+
+    def drive(self, program: Generator[Step, Message | None, T]) -> T:
+        """Carry a program out to its end, and return what it returns."""
+        answer: Message | None = None
         try:
             while True:
                 step = program.send(answer)
                 answer = None
                 if isinstance(step, Send):
                     if step.release is not None:
-                        charge(party, step)
-                    door.sent(step)
-                    links[step.to].send(step.message)
+                        self.charge(self.party, step)
+                    self.door.sent(step)
+                    self.links[step.to].send(step.message)
                 elif isinstance(step, Recv):
-                    while (answer := door.handed(step)) is None:
-                        if step.frm in closed:
-                            raise PeerError(step.frm, "closed the channel before the run was over")
-                        peer, message = inbox.get()
-                        if message is None:
-                            closed.add(peer)
-                        else:
-                            door.arrived(peer, message)
+                    answer = self.await_(step)
                 elif isinstance(step, News):
-                    observe(party, step)
-        except StopIteration:
-            pass
-        finally:
-            if transcript is not None:
-                transcript.flush()
+                    self.observe(self.party, step)
+        except StopIteration as end:
+            return cast(T, end.value)
+
+    def await_(self, recv: Recv) -> Message:
+        while (answer := self.door.handed(recv)) is None:
+            if recv.frm in self.closed:
+                raise PeerError(recv.frm, "closed the channel before the run was over")
+            peer, message = self.inbox.get()
+            if message is None:
+                self.closed.add(peer)
+            else:
+                self.door.arrived(peer, message)
+        return answer

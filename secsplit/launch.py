@@ -83,15 +83,18 @@ def _free_ports(count: int) -> Iterator[list[int]]:
             s.close()
 
 
-def train_processes(run: Run, out: Path, tell: Tell) -> RunDir:
-    """Train with one process a party. Raises PeerError naming the party that failed first, and why."""
+def train_processes(run: Run, out: Path, tell: Tell, *, resume: bool = False) -> RunDir:
+    """Train with one process a party; resume: from the newest checkpoint that all have.
+
+    Raises PeerError naming the party that failed first, and why.
+    """
     run = addressed(run)
     folder = RunDir.create(out, run)
     with tempfile.TemporaryDirectory(prefix="secsplit-keys-") as name:
         keys = make_keys(run, Path(name))
         run_file = Path(name) / "run.toml"
         write_atomically(run_file, to_toml(run.file).encode())
-        members = {party: Member.start(party, run_file, keys, out) for party in run.file.parties}
+        members = {party: Member.start(party, run_file, keys, out, resume=resume) for party in run.file.parties}
         try:
             _watch(members, tell, run.file.train.heartbeat + GRACE)
         finally:
@@ -112,12 +115,13 @@ class Member:
         self._listener.start()
 
     @classmethod
-    def start(cls, party: str, run_file: Path, keys: Keys, out: Path) -> Member:
+    def start(cls, party: str, run_file: Path, keys: Keys, out: Path, *, resume: bool = False) -> Member:
         log = out / "parties" / party / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         options = {"--party": party, "--key": keys.key(party), "--roster": keys.roster, "--signer": keys.signer_file}
         words = [str(word) for option in options.items() for word in option]
         command = [sys.executable, "-m", "secsplit.cli", "join", str(run_file), *words, "--out", str(out), "--tell"]
+        command += ["--resume"] if resume else []
         with log.open("w") as errors:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         return cls(party, process, log)

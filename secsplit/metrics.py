@@ -12,21 +12,24 @@ from secsplit.topology import Objective
 
 
 class Judge:
-    """Gathers losses and test outputs during an epoch; `finish` gives the epoch's metrics and starts anew."""
+    """Gathers losses and test outputs during an epoch; `finish` gives the epoch's metrics and starts anew.
+
+    losses, rows: objective -> sum of the loss over training rows, and how many; all there is to keep between turns.
+    """
 
     def __init__(self) -> None:
         self._start()
 
     def _start(self) -> None:
-        self._loss: dict[str, Tensor] = {}
-        self._rows: dict[str, int] = defaultdict(int)
+        self.losses: dict[str, Tensor] = {}
+        self.rows: dict[str, int] = defaultdict(int)
         self._outputs: dict[Objective, list[Tensor]] = defaultdict(list)
         self._targets: dict[Objective, list[Tensor]] = defaultdict(list)
 
     def lost(self, objective: Objective, loss: Tensor, rows: int) -> None:
         """The mean (weighted) loss over so many labelled rows of a training batch."""
-        self._loss[objective.name] = self._loss.get(objective.name, 0) + loss * rows
-        self._rows[objective.name] += rows
+        self.losses[objective.name] = self.losses.get(objective.name, 0) + loss * rows
+        self.rows[objective.name] += rows
 
     def judged(self, objective: Objective, output: Tensor, target: Tensor) -> None:
         """Outputs and targets of a test batch."""
@@ -36,8 +39,8 @@ class Judge:
     def finish(self) -> dict[str, dict[str, float]]:
         """objective -> metric -> value; empty for a party that computes no loss."""
         metrics: dict[str, dict[str, float]] = {}
-        for name, total in self._loss.items():
-            metrics.setdefault(name, {})["train_loss"] = float(total) / max(self._rows[name], 1)
+        for name, total in self.losses.items():
+            metrics.setdefault(name, {})["train_loss"] = float(total) / max(self.rows[name], 1)
         for objective, outputs in self._outputs.items():
             output, target = torch.cat(outputs), torch.cat(self._targets[objective])
             metrics.setdefault(objective.name, {}).update(utility(objective, output, target))

@@ -127,8 +127,8 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
 def state_of(optimizer: Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as tensors: "place of the parameter/name" -> tensor; rates and options are the run's."""
     found: dict[str, Tensor] = {}
-    for place, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
+    for place, state in sorted(optimizer.state_dict()["state"].items()):
+        for name, value in sorted(state.items()):  # a restored state has them in another order
             if value is not None:
                 found[f"{place}/{name}"] = torch.as_tensor(value).detach()
     return found

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from secsplit.auditlog import AuditLog, attest
 from secsplit.census import census
+from secsplit.checkpoint import all_saved
 from secsplit.copies import Copies, Mean, Replica, Stash, optimizers_for
 from secsplit.defenses.base import Defenses, Incoming, Outgoing
 from secsplit.errors import PeerError, RunError
@@ -24,7 +25,7 @@ from secsplit.message import Kind, Message, Stamp
 from secsplit.metrics import Judge
 from secsplit.optimizers import MakeOptimizer, Optimizer, set_rate
 from secsplit.run import Run
-from secsplit.schedule import EpochEnd, Event, Gather, Handover, Schedule, Split, Spread, Turn, derive
+from secsplit.schedule import EpochEnd, Event, Gather, Handover, Save, Schedule, Split, Spread, Turn, derive
 from secsplit.sharing import gather, hand_over, spread
 from secsplit.steps import Begin, News, Send, Steps, rotate
 from secsplit.topology import Segment
@@ -88,6 +89,8 @@ class Party:
         self.accounted = accounted
         self.judge = Judge()
         self.log = AuditLog(run, name)
+        self.sizes: Mapping[int, Mapping[Split, int]] | None = None  # cast -> records by split, since the census
+        self.position: Save | None = None  # the last checkpoint, from which a resumed party goes on
         self.means: MutableMapping[str, Mean] = defaultdict(Mean)  # by role: what this party averages for others
         self.optimizers: MutableMapping[str, Optimizer] = dict(optimizers_for(self.modules, make_optimizer))
         self.inputs = any(shard.inputs.get("train") for shard in shards.values())
@@ -117,11 +120,12 @@ class Party:
     # the program
 
     def program(self) -> Steps:
-        """The whole run, from the census to the last epoch."""
-        sizes = yield from census(self)
-        schedule = self.run.schedule(sizes)
+        """The whole run, from the census (or the checkpoint that the party goes on from) to the last epoch."""
+        if self.sizes is None:
+            self.sizes = yield from census(self)
+        schedule = self.run.schedule(self.sizes)
         cast = self.run.casts_of(self.name)[0] if self.role in self.run.cohort_roles else None
-        for strand, events in groupby(schedule.of(cast), self.strands()):
+        for strand, events in groupby(schedule.of(cast, start=self.position), self.strands()):
             takes = (self.take(schedule, event) for _, event in events)
             yield from rotate(takes, strand.width)
         yield News("done", schedule.steps, self.run.file.train.epochs - 1, schedule.steps)
@@ -163,6 +167,11 @@ class Party:
             metrics = self.judge.finish()
             yield from attest(self, event, metrics, last=event.epoch + 1 == schedule.epochs)
             yield News("epoch", event.step, event.epoch, schedule.steps, metrics)
+        elif isinstance(event, Save):
+            self.position = event
+            yield News("save", event.step, event.epoch, schedule.steps)
+            yield from all_saved(self, event)
+            yield News("saved", event.step, event.epoch, schedule.steps)
 
     def turn(self, turn: Turn, rows: Tensor) -> Steps:
         """One mini-batch: its micro-batches in rotation, then one optimizer step."""

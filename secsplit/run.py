@@ -290,6 +290,18 @@ class Run:
     def _near(self) -> Mapping[str, tuple[str, ...]]:
         return _neighbours(self.tree)
 
+    def above(self, party: str) -> str | None:
+        """The party's parent in the tree; None for the root."""
+        return self._above.get(party)
+
+    def below(self, party: str) -> tuple[str, ...]:
+        """The party's children in the tree."""
+        return tuple(peer for peer in self.near(party) if peer != self.above(party))
+
+    @cached_property
+    def _above(self) -> Mapping[str, str]:
+        return {child: parent for parent, child in self.tree}
+
     @cached_property
     def breadth(self) -> int:
         """How many hops something told along the tree needs from one end to the other."""

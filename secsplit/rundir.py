@@ -4,7 +4,9 @@
     DIR/parties/NAME/transcript/             index.jsonl and shards of safetensors
     DIR/parties/NAME/weights/                SEGMENT/initial.safetensors, epoch-000.safetensors, ...
     DIR/parties/NAME/metrics.jsonl           one line an epoch
+    DIR/parties/NAME/checkpoints/            what the party goes on from after a crash
     DIR/parties/NAME/predictions.safetensors answers of an inference run, at the party that asked
+    DIR/parties/NAME/ended                   there once the party's part was over
     DIR/parties/NAME/channel.json            the facts of each peer's channel
 
 A party writes only below its own name, so parties on several hosts each leave their own part.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +26,14 @@ import tomli_w
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from secsplit.checkpoint import START, Checkpoint, decoded, encoded
 from secsplit.errors import EnvironmentFault, RunError
+from secsplit.failpoint import failpoint
 from secsplit.run import Run, RunFile, load
-from secsplit.transcript import Transcript
+from secsplit.transcript import SHARD_BYTES, Transcript
 
 INITIAL = "initial"
+ENDED = "ended"
 PREDICTIONS = "predictions.safetensors"
 
 
@@ -40,10 +46,21 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        failpoint("write")
         aside.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise EnvironmentFault(f"{path}: cannot be written: {error}") from None
+
+
+def _sync_folder(path: Path) -> None:
+    """Return when the names in a folder are on the disk: a rename is not before that."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 @dataclass(frozen=True)
@@ -56,11 +73,14 @@ class PartyDir:
     def name(self) -> str:
         return self.path.name
 
-    def transcript(self, record: str | int) -> Transcript | None:
-        """A new transcript that spills here, by the run's `record` setting."""
+    def transcript(self, record: str | int, *, length: int = 0, shard_bytes: int = SHARD_BYTES) -> Transcript | None:
+        """A transcript that spills here, by the run's `record` setting, after the first `length` records."""
         if record == "off":
             return None
-        return Transcript(self.name, folder=self.path / "transcript", every=1 if record == "all" else int(record))
+        every = 1 if record == "all" else int(record)
+        transcript = Transcript(self.name, folder=self.path / "transcript", every=every, shard_bytes=shard_bytes)
+        transcript.cut(length)
+        return transcript
 
     def load_transcript(self) -> Transcript:
         return Transcript.load(self.path / "transcript", self.name)
@@ -102,6 +122,61 @@ class PartyDir:
         """One mapping an epoch: {"epoch": ..., "metrics": {objective: {metric: value}}}."""
         path = self.path / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def keep_metrics(self, lines: int) -> None:
+        """Drop the metrics after so many lines: a party that goes on from a checkpoint will tell them again."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            os.truncate(path, sum(map(len, path.read_bytes().splitlines(keepends=True)[:lines])))
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        write_atomically(self._checkpoint(checkpoint.name), encoded(checkpoint))
+
+    def load_checkpoint(self, name: str) -> Checkpoint:
+        """Raises RunError where it cannot be read."""
+        path = self._checkpoint(name)
+        return decoded(str(path), path.read_bytes())
+
+    def checkpoints(self) -> list[str]:
+        """The names of those that lie here, oldest first."""
+        return sorted(path.stem for path in (self.path / "checkpoints").glob("*.safetensors"))
+
+    def drop_checkpoints(self, *, but: str) -> None:
+        """Forget all others; for when every party has this one."""
+        for name in self.checkpoints():
+            if name != but:
+                self._checkpoint(name).unlink()
+
+    def _checkpoint(self, name: str) -> Path:
+        return self.path / "checkpoints" / f"{name}.safetensors"
+
+    def sweep(self) -> None:
+        """Remove what a crash left half written beside the files that it was to replace."""
+        for path in self.path.rglob(".*"):
+            if path.is_file() and path.suffix[1:].isdecimal():
+                path.unlink()
+
+    def end(self) -> None:
+        """The party's part of the run is over."""
+        write_atomically(self.path / ENDED, b"")
+
+    @property
+    def broken_off(self) -> bool:
+        """Whether a run got somewhere here and did not end."""
+        return not (self.path / ENDED).exists() and self.checkpoints()[-1:] > [START]
+
+    def begin_anew(self) -> None:
+        """Drop what an earlier run of the same folder left; the noise key and the ledger stay.
+
+        Raises RunError where that run was broken off and can go on.
+        """
+        if self.broken_off:
+            raise RunError(f"{self.path}: holds a run that was broken off; go on with 'secsplit resume', or remove it")
+        self.sweep()
+        (self.path / ENDED).unlink(missing_ok=True)
+        for name in ("transcript", "weights", "checkpoints"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        self.keep_metrics(0)
 
     def save_channels(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
         write_atomically(self.path / "channel.json", json.dumps(facts, indent=1).encode())

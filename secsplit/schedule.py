@@ -85,10 +85,12 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Every party writes a checkpoint: no message is under way here."""
+    """Every party writes a checkpoint: no message is under way here. last: the round is over."""
 
     step: int
     epoch: int
+    round: int
+    last: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +194,14 @@ class Schedule:
         """All events of a round."""
         return self._made(index).all
 
-    def of(self, cast: int | None, *, start: int = 0) -> Iterator[tuple[int, Event]]:
-        """(round, event) from round `start` on: those that concern a cast, or (None) all."""
-        for index in range(start, self.rounds):
+    def of(self, cast: int | None, *, start: Save | None = None) -> Iterator[tuple[int, Event]]:
+        """(round, event), those that concern a cast, or (None) all; from the checkpoint `start` on, itself included."""
+        for index in range(start.round if start else 0, self.rounds):
             made = self._made(index)
             for event in made.all if cast is None else made.by_cast[cast]:
-                yield index, event
+                if start is None or event == start:
+                    start = None
+                    yield index, event
 
     @cached_property
     def _rounds(self) -> dict[int, _Made]:
@@ -270,7 +274,7 @@ class _Round:
             for batch in range(s.batches(cast, "test")):
                 yield self.turn(cast, batch, "test")
         yield EpochEnd(self.step, self.epoch)
-        yield Save(self.step, self.epoch)
+        yield Save(self.step, self.epoch, self.index, True)
 
     def groups(self) -> Iterator[tuple[int, ...]]:
         """The participants, so many at a time as alternate."""
@@ -312,7 +316,7 @@ class _Round:
         """A checkpoint, where one fell due within the last so many turns."""
         every, done = self.schedule.save_every, self.step + 1
         if every and done // every > (done - turns) // every:
-            yield Save(self.step, self.epoch)
+            yield Save(self.step, self.epoch, self.index, False)
 
     def turn(self, cast: int, batch: int, split: Split = "train") -> Turn:
         self.step += 1

@@ -42,7 +42,7 @@ class Recv:
 class News:
     """Something a driver may save or show: a turn taken, an epoch ended with its metrics. It needs no answer."""
 
-    what: str  # "turn" | "epoch" | "done"
+    what: str  # "turn" | "epoch" | "save" (make a checkpoint) | "saved" (all parties have it) | "done"
     step: int
     epoch: int
     steps: int = 0  # turns in all, for a progress bar

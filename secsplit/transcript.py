@@ -6,6 +6,7 @@ the index. The same class reads back what a finished run left. It knows no other
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ class Transcript:
         self._records: list[Record] = []
         self._waiting: list[tuple[Line, Mapping[str, Tensor]]] = []
         self._waiting_bytes = 0
-        self._shards = 0
+        self._shards = self._synced = 0
+        self._spilled = 0  # records on disk or about to be: they are read from there, not kept
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -88,23 +90,23 @@ class Transcript:
         """Record a message; its tensors must not be changed afterwards by anyone."""
         if self.every < 1 or message.stamp.step % self.every:
             return
-        index = len(self._records)
+        index = len(self)
         shapes = {name: (NAMES[t.dtype], tuple(t.shape)) for name, t in message.tensors.items()}
         if self.folder is None:
             load: Callable[[], Mapping[str, Tensor]] = lambda: message.tensors  # noqa: E731
-        else:
-            shard = f"{self._shards:05d}.safetensors"
-            s = message.stamp
-            stamp = (s.step, s.micro, s.epoch, s.cast, s.training)
-            line = Line(index, direction, peer, message.kind, message.edge, stamp, shard, shapes, plain(message.facts))
-            self._waiting.append((line, message.tensors))
-            self._waiting_bytes += message.nbytes
-            load = _Loader(self.folder / shard, index, tuple(shapes))
-            if self._waiting_bytes >= self._shard_bytes:
-                self.flush()
-        self._records.append(
-            Record(index, direction, peer, message.kind, message.edge, message.stamp, shapes, message.facts, load)
-        )
+            self._records.append(
+                Record(index, direction, peer, message.kind, message.edge, message.stamp, shapes, message.facts, load)
+            )
+            return
+        s = message.stamp
+        stamp = (s.step, s.micro, s.epoch, s.cast, s.training)
+        shard = f"{self._shards:05d}.safetensors"
+        line = Line(index, direction, peer, message.kind, message.edge, stamp, shard, shapes, plain(message.facts))
+        self._waiting.append((line, message.tensors))
+        self._waiting_bytes += message.nbytes
+        self._spilled += 1
+        if self._waiting_bytes >= self._shard_bytes:
+            self.flush()
 
     def flush(self) -> None:
         """Write what waits in memory; the index line follows its shard, so a torn write leaves no dangling line."""
@@ -121,6 +123,17 @@ class Transcript:
         self._waiting, self._waiting_bytes = [], 0
         self._shards += 1
 
+    def sync(self) -> None:
+        """Write what waits, and return when all of it is on the disk."""
+        self.flush()
+        if self.folder is None:
+            return
+        for name in (INDEX, *(f"{shard:05d}.safetensors" for shard in range(self._synced, self._shards))):
+            if (path := self.folder / name).exists():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        self._synced = self._shards
+
     def save(self, folder: Path) -> None:
         """Write the whole transcript to `folder`, wherever it is kept now."""
         copy = Transcript(self.party, folder=folder)
@@ -134,6 +147,25 @@ class Transcript:
         transcript = cls(party)
         transcript._records = list(records)
         return transcript
+
+    def cut(self, length: int) -> None:
+        """Go on after the first `length` records that an earlier writer left in the folder; what follows is dropped.
+
+        Raises RunError where there are fewer.
+        """
+        assert self.folder is not None
+        path = self.folder / INDEX
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        if len(lines) < length:
+            raise RunError(f"{path}: {len(lines)} records, and a checkpoint was made after {length}: it was cut short")
+        kept = [msgspec.json.decode(line, type=Line).shard for line in lines[:length]]
+        if path.is_file():
+            os.truncate(path, sum(map(len, lines[:length])))
+        for shard in self.folder.glob("*.safetensors"):
+            if shard.name not in kept:
+                shard.unlink()
+        self._spilled, self._shards = length, len(set(kept))
+        self._synced = self._shards
 
     @classmethod
     def load(cls, folder: Path, party: str | None = None) -> Transcript:
@@ -157,11 +189,14 @@ class Transcript:
         return transcript
 
     def __iter__(self) -> Iterator[Record]:
+        if not self._spilled:
+            return iter(self._records)
         self.flush()
-        return iter(self._records)
+        assert self.folder is not None
+        return iter(Transcript.load(self.folder, self.party))
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._spilled or len(self._records)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("train")(train)
     app.command("predict")(predict)
     app.command("join")(join)
+    app.command("resume")(resume)
 
 
 def train(
@@ -63,17 +64,29 @@ def predict(
     result(f"results: {folder.path}")
 
 
-def carried_out(run: Run, out: Path | None, *, processes: bool) -> RunDir:
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="the folder of a run that was broken off")],
+    processes: Annotated[bool, typer.Option("--processes", help="one OS process a party, over real channels")] = False,
+    as_json: Json = False,
+) -> None:
+    """Go on after any crash, exactly, with all parties on this machine; at a site of its own: join --resume."""
+    from secsplit.rundir import RunDir
+
+    run = RunDir.open(folder).run()
+    show(carried_out(run, folder, processes=processes, going_on=True), as_json)
+
+
+def carried_out(run: Run, out: Path | None, *, processes: bool, going_on: bool = False) -> RunDir:
     """Carry out a run with all parties on this machine; the folder it left."""
     folder = out or Path("runs") / run.file.name
     with progress(next(iter(run.file.parties))) as bar:
         if processes:
             from secsplit.launch import train_processes
 
-            return train_processes(run, folder, bar.advance)
+            return train_processes(run, folder, bar.advance, resume=going_on)
         from secsplit.training import train_simulated
 
-        return train_simulated(run, folder, bar)
+        return train_simulated(run, folder, bar, resume=going_on)
 
 
 def join(
@@ -86,6 +99,7 @@ def join(
     ] = "signer.pub.toml",
     out: Out = None,
     overrides: Overrides = None,
+    going_on: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint all have")] = False,
     tell: Annotated[bool, typer.Option("--tell", hidden=True, help="news as JSON lines on stdout")] = False,
     as_json: Json = False,
 ) -> None:
@@ -106,7 +120,7 @@ def join(
     members = Roster.load(roster, trusted, seen=roster.with_suffix(".seen"))
     folder = out or Path("runs") / run.file.name
     with progress(party) as bar:
-        done = train_party(run, folder, party, me, members, _Teller() if tell else bar)
+        done = train_party(run, folder, party, me, members, _Teller() if tell else bar, resume=going_on)
     if not tell:
         show(done, as_json)
 
