@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attacks.observed import Observed
 
-BINS = 32  # stretches of turns at most, of equal numbers of rows
+BINS = 48  # stretches of turns at most, of equal numbers of rows
 ROWS = 1000  # the fewest rows that a stretch takes its moments from, and five a feature where covariances are whole
 FULL = 512  # features up to which covariances are transported whole, beyond it one by one
 SHRINK = 0.03  # towards the mean variance: what a stretch of few rows gets wrong

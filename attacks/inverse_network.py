@@ -49,7 +49,7 @@ class InverseNetwork(Attack):
     edge: str | None = None
     pairs: int = 5000
     average: int = 1
-    rows: int = 20_000
+    rows: int = 60_000
 
     def why_not(self, topology: Topology, threat: Threat) -> str | None:
         return super().why_not(topology, threat) or network_missing(topology, threat, {Knows.QUERY, Knows.WEIGHTS})

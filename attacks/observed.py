@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from attacks.base import NotApplicable
 from secsplit.message import Kind
 from secsplit.threat import View
 from secsplit.transcript import Direction, Record
+
+NUMBERS = 1 << 26  # the most numbers of rows not asked about that are held at once
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def latest(
     if not records:
         raise NotApplicable(f"no {kind} message was {direction} on {edge!r}")
     records.sort(key=lambda r: (r.stamp.step, r.stamp.micro), reverse=True)
-    plan = _Plan(view, records, limit, average)
+    width = max(1, sum(prod(shape[1:]) for _, shape in records[0].shapes.values()))
+    plan = _Plan(view, records, min(limit or NUMBERS, max(1, NUMBERS // width)), average)
     rows = torch.arange(plan.n)
     total: Tensor | None = None
     for record, batch, slots in plan.wanted:
@@ -90,6 +94,19 @@ def asked(view: View, rows: Observed, most: int = 0) -> Tensor:
     return chosen[:most] if most else chosen
 
 
+def freshest(view: View, rows: Observed, most: int) -> Tensor:
+    """(k,): of those asked about, the `most` seen last: for attacks that are dear, on what has drifted least."""
+    chosen = asked(view, rows)
+    return chosen[rows.step[chosen].argsort(descending=True, stable=True)[:most]]
+
+
+def held(view: View, rows: Observed) -> dict[str, Tensor]:
+    """column -> (n, ...): what the coalition itself holds of those rows."""
+    names = {name for known in view.own.values() for name in known.inputs}
+    places = list(zip(rows.cast.tolist(), rows.position.tolist(), strict=True))
+    return {name: torch.stack([view.own[c].inputs[name][p] for c, p in places]) for name in sorted(names)}
+
+
 def find(rows: Observed, among: Observed) -> Tensor:
     """(n,): where each of `rows` stands in `among`, -1 for those that are not there."""
     places: dict[tuple[int, int], int] = {
@@ -107,7 +124,7 @@ class _Plan:
         self.cast, self.position, self.step, self.count = torch.zeros(4, bound, dtype=torch.int64)
         self.wanted: list[tuple[Record, Tensor, Tensor]] = []
         self.n = 0
-        room = limit or bound
+        room = limit
         missing = {cast: set(at.tolist()) for cast, at in view.asked.items()}
         slots: dict[int, Tensor] = {}  # cast -> (positions,) places in the answer, -1 for none
         for record in records:

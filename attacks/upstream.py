@@ -77,15 +77,15 @@ def column_of(up: Upstream, column: str | None) -> str:
     return column or up.columns[0]
 
 
-def known_networks(view: View, up: Upstream) -> dict[str, Network]:
-    """segment -> network, for those above that the coalition holds, knows the weights of, or may query."""
+def known_networks(view: View, up: Upstream, *, query: bool = True) -> dict[str, Network]:
+    """segment -> network, for those above that the coalition holds, knows the weights of, or (query) may query."""
     known: dict[str, Network] = {}
     for segment in up.segments:
         if view.models.get(segment.name):
             known[segment.name] = view.models[segment.name][-1].make().eval().requires_grad_(False)
         elif segment.name in view.weights:
             known[segment.name] = view.weights[segment.name]().eval().requires_grad_(False)
-        elif segment.name in view.query:
+        elif query and segment.name in view.query:
             known[segment.name] = view.query[segment.name]
     return known
 

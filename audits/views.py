@@ -50,6 +50,7 @@ def view_of(finished: Finished, threat: Threat, *, seed: int = 0) -> View:
         own={cast: _own(finished, threat, cast) for cast in range(len(run.casts))},
         classes=truth.classes,
         order=finished.order,
+        shapes={name: column.shape[1:] for name, column in truth.inputs[0].items()},
         asked={cast: chosen(finished.schedule.sizes[cast]["train"], EVALUATED) for cast in truth.casts},
         aux=grants.aux() if Knows.AUX in threat.knows else None,
         clues=grants.clues() if Knows.CLUES in threat.knows else None,

@@ -85,6 +85,7 @@ class View:
         unless parties keep unique copies: then "segment@cast");
     own: cast -> the coalition's own records of that cast (inputs and labels that it legitimately holds);
     classes: label column -> number of classes (0: regression), which is public;
+    shapes: input column -> the shape of one record, which is public;
     order: stamp -> (batch,) positions in the cast's records: the order is drawn from the run's seed, which every party
         knows, so whoever receives a batch can link rows over epochs;
     asked: cast -> positions that the adversary is asked about, in order of preference (empty: any row it saw);
@@ -99,6 +100,7 @@ class View:
     own: Mapping[int, Known]
     classes: Mapping[str, int]
     order: Callable[[Stamp], Tensor]
+    shapes: Mapping[str, torch.Size] = field(default_factory=dict)
     asked: Mapping[int, Tensor] = field(default_factory=dict)
     aux: Known | None = None
     clues: Known | None = None

@@ -74,6 +74,7 @@ class Victim:
             own=own,
             classes=self.classes,
             order=lambda stamp: self.order[stamp.step],
+            shapes={name: column.shape[1:] for name, column in self.inputs.items()},
             asked={} if asked is None else {0: asked},
             aux=Known(*aux) if aux else None,
             query={n: last[n] for n in theirs} if Knows.QUERY in knows else {},
