@@ -142,6 +142,9 @@ DEPENDS: Mapping[Kind, tuple[Protects, ...]] = {
 }
 
 
+PENDING = "pending."  # prefix, in a checkpoint, of steps that no message has been charged for yet
+
+
 class Defenses(Sequence[Defense]):
     """The defenses of one party, in the order they act. Empty: every message is charged as having no finite bound."""
 
@@ -176,10 +179,13 @@ class Defenses(Sequence[Defense]):
             return
         for member in self:
             member.begin(stamp, rows)
+        self._learn(f"update|{stamp.step}|{stamp.epoch}|{stamp.cast}", stamp.cast, rows)
+
+    def _learn(self, key: str, cast: int, rows: Tensor) -> None:
+        """Note that the weights will have learnt from these rows, to be charged with the next message."""
         charges = tuple(self._update(segment, what) for segment in self._trained for what in self._owns)
         if charges:
-            key = f"update|{stamp.step}|{stamp.epoch}|{stamp.cast}"
-            self._pending.append(Release(key, rows, stamp.cast, True, charges))
+            self._pending.append(Release(key, rows, cast, True, charges))
 
     def outgoing(self, out: Outgoing) -> Tensor:
         """The tensor after every defense that covers it: (batch, ...)."""
@@ -215,11 +221,17 @@ class Defenses(Sequence[Defense]):
         return known or unbounded(what, "none", f"{segment} learns from these records without DP-SGD")
 
     def state(self) -> dict[str, Tensor]:
-        """Every defense's state, under its place in the order."""
-        return {f"{i}.{key}": value for i, member in enumerate(self) for key, value in member.state().items()}
+        """Every defense's state, under its place in the order, and the steps that are not charged yet."""
+        members = {f"{i}.{key}": value for i, member in enumerate(self) for key, value in member.state().items()}
+        return members | {f"{PENDING}{release.key}": release.rows for release in self._pending}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Hand each defense its own state back."""
+        """Hand each defense its own state back; call it after `prepare`."""
+        self._pending = []
+        for key, rows in state.items():
+            if key.startswith(PENDING):
+                key = key.removeprefix(PENDING)
+                self._learn(key, int(key.rpartition("|")[2]), rows)
         for i, member in enumerate(self):
             prefix = f"{i}."
             member.restore({key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)})
