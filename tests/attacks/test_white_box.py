@@ -41,7 +41,7 @@ def test_a_coalition_searches_through_its_own_layers():
 
 def test_without_the_weights_it_does_not_apply():
     assert "'weights'" in str(WhiteBox().why_not(vanilla(), Threat("a", ("server",))))
-    with pytest.raises(NotApplicable, match="cannot run bottom|does not know the weights"):
+    with pytest.raises(NotApplicable, match=r"cannot run bottom|does not know the weights"):
         WhiteBox().infer(runs.small().view("server"), coins=coins())
 
 
