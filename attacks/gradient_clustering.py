@@ -210,7 +210,8 @@ def _transferred(
 
 def _nearest_clue(view: View, column: str, every: Sequence[Batch], epochs: Sequence[int], *, cosine: bool) -> Guess:
     """Every row by the nearest clue's vector of the same epoch; over several epochs, the scores add up."""
-    assert view.clues is not None
+    if view.clues is None:
+        raise NotApplicable(f"no row's label {column!r} is known")
     cast, position, index = unique_rows(*_places([batch for batch in every if batch.epoch in epochs]))
     total, start = torch.zeros(len(position), view.classes[column]), 0
     seen: set[int] = set()
