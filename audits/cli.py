@@ -132,13 +132,14 @@ def advise(
 def report(
     folder: Folder,
     policy: Annotated[Path | None, typer.Option("--policy", metavar="POLICY.toml", help="give a verdict by it")] = None,
+    setting: Annotated[str | None, typer.Option("--setting", help="of a sweep: which setting")] = None,
     as_pdf: Annotated[bool, typer.Option("--pdf", help="also a tagged PDF; needs secsplit[pdf]")] = False,
     as_json: Json = False,
 ) -> None:
     """Write the report of an audited run: page, JSON and schema, model card, DPIA fields."""
     import json
 
-    files = reported(folder, policy, as_pdf=as_pdf)
+    files = reported(folder, policy, setting, as_pdf=as_pdf)
     if as_json:
         result_json(json.loads(files[0].read_text()))
         return
@@ -238,18 +239,24 @@ def judged(folder: Path, policy: Policy, setting: str | None) -> Sequence[Outcom
     return judge_setting(policy, grid, folder, setting, held_out=True if grid.held_out else None)
 
 
-def reported(folder: Path, policy: Path | None = None, *, as_pdf: bool = False) -> Sequence[Path]:
+def reported(
+    folder: Path, policy: Path | None = None, setting: str | None = None, *, as_pdf: bool = False
+) -> Sequence[Path]:
     """Write the report of an audited run's folder; the files it wrote."""
     from audits.finished import Finished
     from audits.policy import load
     from audits.privacy import Audit
-    from audits.report.assemble import report_of
+    from audits.report.assemble import report_of, report_of_sweep
     from audits.report.write import write
+    from audits.sweep import GRID, Grid
 
+    rules = load(policy) if policy else None
+    if (folder / GRID).exists():
+        return write(report_of_sweep(Grid.load(folder), folder, setting, policy=rules), folder, as_pdf=as_pdf)
     found = Audit.load(folder)
     finished = Finished.open(folder)
     found.belongs_to(finished.run.digest().hex())
-    return write(report_of(finished, found, policy=load(policy) if policy else None), folder, as_pdf=as_pdf)
+    return write(report_of(finished, found, policy=rules), folder, as_pdf=as_pdf)
 
 
 def folder_of(target: Path, overrides: list[str], out: Path | None = None) -> Path:

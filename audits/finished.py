@@ -45,8 +45,11 @@ class Finished:
     folder: Path | None = None
 
     @classmethod
-    def open(cls, path: Path) -> Finished:
-        """The run whose folder this is, checked. Raises RunError naming what does not belong to it."""
+    def open(cls, path: Path, *, whole: bool = True) -> Finished:
+        """The run whose folder this is, checked. whole: False where only the indices of its transcripts were kept.
+
+        Raises RunError naming what does not belong to it.
+        """
         folder = RunDir.open(path)
         run = folder.run()
         ends = {event.epoch: event.step for event in _schedule(run) if isinstance(event, EpochEnd)}
@@ -63,7 +66,8 @@ class Finished:
                     for when, file in party.weights(segment)
                 )
         finished = cls(run, transcripts, states, path)
-        finished.check()
+        if whole:
+            finished.check()
         return finished
 
     @cached_property

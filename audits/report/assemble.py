@@ -16,7 +16,9 @@ import torch
 
 from audits.findings import Finding, findings, severity_of
 from audits.finished import Finished
+from audits.frontier import advise, settings
 from audits.gate import Evidence, judge
+from audits.grid import POINTS
 from audits.leakage import METRICS, Leakage, worst
 from audits.policy import Policy
 from audits.privacy import Audit
@@ -39,6 +41,7 @@ from audits.report.model import (
     Scope,
     SignOff,
     Site,
+    SweepSection,
     Term,
     ThreatText,
     Traffic,
@@ -46,9 +49,11 @@ from audits.report.model import (
     Verdict,
 )
 from audits.spent import spent
+from audits.sweep import Grid
 from audits.utility import utilities
 from secsplit import __version__
 from secsplit.assemble import dataset_of
+from secsplit.errors import RunError, nearest
 from secsplit.message import Kind
 from secsplit.run import Run
 from secsplit.rundir import RunDir
@@ -60,8 +65,18 @@ FORWARD = (Kind.SMASHED, Kind.OUTPUT, Kind.LABELS)
 BACKWARD = (Kind.CUT_GRAD, Kind.OUTPUT_GRAD)
 
 
-def report_of(finished: Finished, audit: Audit, *, policy: Policy | None = None, now: datetime | None = None) -> Report:
-    """The report of a run that lies in a folder. policy: whose rules the verdict is by; None: there is no verdict."""
+def report_of(
+    finished: Finished,
+    audit: Audit,
+    *,
+    policy: Policy | None = None,
+    sweep: SweepSection | None = None,
+    now: datetime | None = None,
+) -> Report:
+    """The report of a run that lies in a folder. policy: whose rules the verdict is by; None: there is no verdict.
+
+    sweep: the settings that it is one of.
+    """
     assert finished.folder is not None
     folder, run = RunDir.open(finished.folder), finished.run
     found = findings(run.topology, audit)
@@ -79,6 +94,7 @@ def report_of(finished: Finished, audit: Audit, *, policy: Policy | None = None,
         leakage=_leakage(audit),
         utility=_utility(folder),
         cost=_cost(finished),
+        sweep=sweep,
         residual=Residual(findings=found, hazards=hazards(finished, audit, encrypted=channel.encrypted)),
         reproduction=_reproduction(run, audit, finished.folder),
         sign_off=SignOff(
@@ -87,6 +103,31 @@ def report_of(finished: Finished, audit: Audit, *, policy: Policy | None = None,
         ),
         glossary=tuple(Term(term=t, meaning=m) for t, m in words.GLOSSARY),
     )
+
+
+def report_of_sweep(
+    grid: Grid, folder: Path, setting: str | None = None, *, policy: Policy | None = None, now: datetime | None = None
+) -> Report:
+    """The report of one setting of a sweep, the advised one where a policy chooses, beside all others.
+
+    It shows a seed that judged, where there is one. Raises RunError where there is no such setting.
+    """
+    advice = advise(grid, policy, folder) if policy else None
+    name = setting or (advice.chosen if advice else None) or grid.settings[0]
+    if name not in grid.settings:
+        raise RunError(f"{folder}: no setting {name!r}; {nearest(name, grid.settings)}")
+    point = (grid.of(name, held_out=True) or grid.of(name))[0]
+    section = SweepSection(
+        shown=name,
+        seed=point.seed,
+        seeds=grid.seeds,
+        held_out=grid.held_out,
+        control=grid.control,
+        settings=settings(grid),
+        advice=advice,
+    )
+    finished = Finished.open(folder / POINTS / point.key, whole=False)
+    return report_of(finished, point.audit, policy=policy, sweep=section, now=now)
 
 
 def sentence(leak: Leakage) -> str:

@@ -153,6 +153,50 @@ def curve(points: Sequence[float], title: str, *, low: float = 0.0, high: float 
     return svg(height, f"{title}, by {name} from the first: {said}", body, width=WIDTH / 2)
 
 
+def letter(index: int) -> str:
+    """The mark of a setting: A, B, ..., Z, A1, B1, ..."""
+    return chr(ord("A") + index % 26) + (str(index // 26) if index >= 26 else "")
+
+
+def frontier(settings: Value, shown: str) -> Markup:
+    """F4: worst score over attacks (across) against accuracy (up), over seeds; full where nothing beats a setting."""
+    height, left, right, top, bottom = 320.0, 60.0, WIDTH - 30.0, 16.0, 276.0
+
+    def x(score: float) -> float:
+        return left + (right - left) * min(1.0, max(0.0, score))
+
+    def y(accuracy: float) -> float:
+        return bottom - (bottom - top) * min(1.0, max(0.0, accuracy))
+
+    body = []
+    for tick in (0.0, 0.5, 1.0):
+        body += [line(x(tick), top, x(tick), bottom, "grid"), line(left, y(tick), right, y(tick), "grid")]
+        body += [text(x(tick), bottom + 16, f"{tick:g}", anchor="middle", kind="small"),
+                 text(left - 8, y(tick) + 4, f"{tick:.0%}", anchor="end", kind="small")]  # fmt: skip
+    body.append(text((left + right) / 2, height - 8, "score of the worst attack", anchor="middle", kind="small"))
+    body.append(text(4, top + 4, "accuracy", kind="small"))
+    said = []
+    for index, setting in enumerate(settings.raw):
+        leaks = [leak["score"] for leak in setting["leakages"]]
+        if not leaks or setting["accuracy"] is None:
+            continue
+        worst = max(leaks, key=lambda score: score["mean"])
+        at = x(worst["mean"]), y(setting["accuracy"]["mean"])
+        for low, high, across in ((worst["low"], worst["high"], True),
+                                  (setting["accuracy"]["low"], setting["accuracy"]["high"], False)):  # fmt: skip
+            if low is not None:
+                ends = (x(low), at[1], x(high), at[1]) if across else (at[0], y(low), at[0], y(high))
+                body.append(line(*ends, "interval"))
+        body.append(mark(*at, "disc" if setting["best"] else "cross", "s1"))
+        if setting["name"] == shown:
+            body.append(f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="10" class="s2 stroke"/>')
+        body.append(text(at[0] + 9, at[1] - 8, letter(index), kind="strong"))
+        said.append(
+            f"{letter(index)} {setting['name']}: leak {worst['mean']:.2f}, accuracy {setting['accuracy']['mean']:.2f}"
+        )
+    return svg(height, f"Leakage against utility. {'; '.join(said) or 'Nothing to compare.'}", body)
+
+
 def timeline(cost: Value) -> Markup:
     """F9: bytes that crossed over the run, forward above the line and backward below."""
     bins = cost.raw["timeline"]

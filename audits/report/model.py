@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from audits.findings import Finding
+from audits.frontier import Advice, Setting
 from audits.gate import Outcome
 from audits.privacy import Cell, Frozen, ThreatFacts
 from audits.spent import Spent
@@ -193,6 +194,18 @@ class Hazard(Frozen):
     text: str
 
 
+class SweepSection(Frozen):
+    """What a sweep found of its settings, over seeds. shown: the setting that the rest of this report is about."""
+
+    shown: str
+    seed: int
+    seeds: tuple[int, ...]
+    held_out: tuple[int, ...]
+    control: str | None
+    settings: tuple[Setting, ...]
+    advice: Advice | None
+
+
 class Residual(Frozen):
     """11. What remains."""
 
@@ -240,6 +253,7 @@ class Report(Frozen):
     leakage: LeakageSection
     utility: UtilitySection
     cost: Cost
+    sweep: SweepSection | None = None
     residual: Residual
     reproduction: Reproduction
     sign_off: SignOff

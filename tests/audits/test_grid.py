@@ -18,10 +18,15 @@ import tomli_w
 
 from audits import grid as grids
 from audits import sweep as sweeps
+from audits.frontier import settings
 from audits.grid import GridSpec, Point, PointResult, carry_out, grid_spec, points
+from audits.policy import load
+from audits.report.assemble import report_of_sweep
+from audits.report.write import write
 from audits.sweep import Grid, sweep
 from secsplit.errors import RunError
 
+POLICY = Path(__file__).parents[2] / "examples" / "policy.toml"
 NOISE = {"kind": "gaussian", "edge": "bottom->top", "clip": 1.0, "sigma": 0.3}
 TABLES: dict[str, Any] = {
     "name": "small",
@@ -160,6 +165,30 @@ def test_a_point_killed_anywhere_ends_alike(
             sweep(FEW, tmp_path)
     sweep(FEW, tmp_path)
     assert (tmp_path / sweeps.GRID).read_bytes() == (made[0] / sweeps.GRID).read_bytes()
+
+
+def test_a_sweep_has_a_report_and_an_advisor(made: tuple[Path, Grid], tmp_path: Path) -> None:
+    folder, grid = made
+    report = report_of_sweep(grid, folder, policy=load(POLICY))
+    html = write(report, tmp_path)[2].read_text()
+    assert report.sweep is not None
+    assert report.sweep.advice is not None
+    assert report.sweep.shown in grid.settings
+    assert all(setting in html for setting in grid.settings)
+    assert "Leakage against utility" in html
+    assert any("three are the least to tell" in line for line in report.sweep.advice.not_measured)
+    other = report_of_sweep(grid, folder, "noise").sweep
+    assert other is not None
+    assert other.shown == "noise"
+    with pytest.raises(RunError, match="no setting 'nosie'; did you mean 'noise'"):
+        report_of_sweep(grid, folder, "nosie")
+
+
+def test_nothing_beats_what_is_marked(made: tuple[Path, Grid]) -> None:
+    found = settings(made[1])
+    places = [(s.worst() or 0.0, s.accuracy.mean if s.accuracy else 0.0) for s in found]
+    for setting, mine in zip(found, places, strict=True):
+        assert setting.best == (not any(o[0] <= mine[0] and o[1] >= mine[1] and o != mine for o in places))
 
 
 def test_an_unfinished_sweep_is_named(tmp_path: Path) -> None:
