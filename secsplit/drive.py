@@ -15,7 +15,8 @@ from typing import Protocol, TypeVar, cast
 
 import torch
 
-from secsplit.errors import PeerError, SplitError
+from secsplit.envelopes import Envelopes, for_simulation
+from secsplit.errors import PeerError, RunError, SplitError
 from secsplit.failpoint import failpoint
 from secsplit.message import Kind, Message, Stamp
 from secsplit.party import Party
@@ -42,12 +43,21 @@ class Door:
     party: str
     transcript: Transcript | None
     shared: bool = False  # whether messages lie in memory that another party's record points to
+    envelopes: Envelopes | None = None  # what seals and opens messages that a third party carries
     waiting: dict[tuple[str, Kind, str, Stamp], Message] = field(default_factory=dict)
 
-    def sent(self, send: Send) -> None:
+    def sent(self, send: Send) -> Message:
+        """What really leaves: the message, or an envelope where a third party carries it."""
         failpoint("send", self.party)
         if self.transcript is not None:
             self.transcript.append("sent", send.to, send.message)
+        return send.message if send.via is None else self.keys.sealed(send.message, send.to)
+
+    @property
+    def keys(self) -> Envelopes:
+        if self.envelopes is None:
+            raise RunError(f"{self.party!r} has no keys to seal what another party carries")
+        return self.envelopes
 
     def arrived(self, peer: str, message: Message) -> None:
         """Keep a message until it is asked for. Raises PeerError for a second one of the same name, or too many."""
@@ -60,10 +70,12 @@ class Door:
 
     def handed(self, recv: Recv) -> Message | None:
         """The awaited message, if it is here, on memory of its own: what a party does to it changes no record."""
-        message = self.waiting.pop((recv.frm, recv.kind, recv.edge, recv.stamp), None)
+        message = self.waiting.pop((recv.link, recv.kind, recv.edge, recv.stamp), None)
         if message is None:
             return None
         failpoint("receive", self.party)
+        if recv.via is not None:
+            message = self.keys.opened(message, recv.frm)
         if self.transcript is not None:
             self.transcript.append("received", recv.frm, message)
         return message.copy() if self.shared or self.transcript is not None else message
@@ -113,7 +125,10 @@ class _Simulation:
         self.parties = parties
         self.observe = observe
         self.charge = charge
-        self.doors = {name: Door(name, transcripts.get(name), shared=bool(transcripts)) for name in parties}
+        run = next(iter(parties.values())).run
+        keys = for_simulation(run) if run.method.via == "server" else {}
+        shared = bool(transcripts)
+        self.doors = {name: Door(name, transcripts.get(name), shared, envelopes=keys.get(name)) for name in parties}
         self.programs = {name: party.program() for name, party in parties.items()}
         self.awaited: dict[str, Recv] = {}
         self.ready = deque(parties)  # can go on in the midst of something
@@ -159,11 +174,10 @@ class _Simulation:
         """Record the send, put it at the receiver's door, and wake the receiver if that is what it awaits."""
         if send.release is not None:
             self.charge(self.parties[name], send)
-        self.doors[name].sent(send)
-        self.doors[send.to].arrived(name, send.message)
-        recv = self.awaited.get(send.to)
-        if recv is not None and recv.frm == name and recv.matches(send.message):
-            self.ready.appendleft(send.to)
+        self.doors[send.link].arrived(name, self.doors[name].sent(send))
+        recv = self.awaited.get(send.link)
+        if recv is not None and recv.link == name and recv.matches(send.message):
+            self.ready.appendleft(send.link)
 
 
 class Link(Protocol):
@@ -193,14 +207,16 @@ def serve(
     *,
     transcript: Transcript | None = None,
     begin: Begun | None = None,
+    envelopes: Envelopes | None = None,
     observe: Observer = _nothing,
     charge: Charge = _nothing,
 ) -> None:
     """Drive one party over real channels until its program ends; links send and receive on threads of their own.
 
-    begin: what is settled with the peers first, unrecorded; it returns the transcript to go on with.
+    begin: what is settled with the peers first, unrecorded; it returns the transcript to go on with. envelopes: what
+    seals and opens what a third party carries.
     """
-    service = _Service(party, links, inbox, observe, charge, Door(party.name, None))
+    service = _Service(party, links, inbox, observe, charge, Door(party.name, None, envelopes=envelopes))
     with pinned(party.run.file.train.threads):
         try:
             service.door.transcript = transcript if begin is None else service.drive(begin)
@@ -232,8 +248,7 @@ class _Service:
                 if isinstance(step, Send):
                     if step.release is not None:
                         self.charge(self.party, step)
-                    self.door.sent(step)
-                    self.links[step.to].send(step.message)
+                    self.links[step.link].send(self.door.sent(step))
                 elif isinstance(step, Recv):
                     answer = self.await_(step)
                 elif isinstance(step, News):
@@ -243,8 +258,8 @@ class _Service:
 
     def await_(self, recv: Recv) -> Message:
         while (answer := self.door.handed(recv)) is None:
-            if recv.frm in self.closed:
-                raise PeerError(recv.frm, "closed the channel before the run was over")
+            if recv.link in self.closed:
+                raise PeerError(recv.link, "closed the channel before the run was over")
             peer, message = self.inbox.get()
             if message is None:
                 self.closed.add(peer)

@@ -59,6 +59,9 @@ class Stamp:
     training: bool = True
 
 
+SEALED = "sealed"  # an envelope's only tensor, and the fact that tells its length: its carrier cannot read it
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message. `edge` names the graph's edge ("bottom->top"), objective or segment it belongs to.

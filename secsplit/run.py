@@ -233,6 +233,16 @@ class Run:
         alone = [p for role in (AGGREGATOR, *self.topology.roles) for p in self.parties(role)[:1] if self.shared(role)]
         return alone[0] if len(alone) == 1 or self.parties(AGGREGATOR) else None
 
+    def carrier(self, role: str) -> str | None:
+        """Who carries the weights of a cohort's role from client to client, sealed; None where they go by themselves.
+
+        The party, one for all casts, that all who play the role exchange messages with anyway.
+        """
+        if self.method.client_side != "handed-over" or self.method.via != "server" or self.shared(role):
+            return None
+        beside = [b if a == role else a for a, b in self.topology.links if role in (a, b)]
+        return next((self.parties(other)[0] for other in beside if self.shared(other)), None)
+
     def shared(self, role: str) -> bool:
         """Whether one party plays `role` for all casts."""
         return role not in self.cohort_roles
@@ -249,7 +259,7 @@ class Run:
                 (cast[maker], cast[asker]) for cast in self.casts for asker, maker in makers.items() if maker != asker
             ]
         for role in self.cohort_roles:
-            if self.method.client_side == "handed-over":
+            if self.method.client_side == "handed-over" and self.method.via == "peer":
                 pairs += combinations(self.parties(role), 2)  # whoever has a batch next may be any of them
             elif self.aggregator is not None:
                 pairs += [(party, self.aggregator) for party in self.parties(role)]
@@ -443,6 +453,11 @@ def _check_method(run: Run) -> None:
             f"parties: method {run.method.name!r} averages what clients trained, and it is not clear who does that; "
             f'add one party with role = "{AGGREGATOR}"'
         )
+    for role in run.cohort_roles if run.method.via == "server" else ():
+        if run.carrier(role) is None:
+            raise RunError(
+                f"method.via: no single party exchanges messages with all who play {role!r}; use via = 'peer'"
+            )
     for role in run.file.optimizers:
         if role not in run.topology.roles:
             raise RunError(f"optimizers.{role}: no role of this topology; {nearest(role, run.topology.roles)}")

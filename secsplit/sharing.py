@@ -8,17 +8,19 @@ order, and keeps the running mean alone. Whoever averages sees each client's wei
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from secsplit.copies import Weights
+from secsplit.envelopes import envelope_of
 from secsplit.errors import PeerError
 from secsplit.message import Kind, Message, Stamp
 from secsplit.optimizers import restore, state_of
 from secsplit.schedule import Gather, Handover, Spread
-from secsplit.steps import Recv, Steps
+from secsplit.steps import Recv, Send, Steps
 
 if TYPE_CHECKING:
     from secsplit.party import Party
@@ -34,14 +36,29 @@ def hand_over(party: Party, event: Handover) -> Steps:
     """Pass the cohort's weights on, peer to peer, or sealed to the next client by way of the server."""
     giver, taker = (party.run.casts[cast].get(party.role) for cast in (event.giver, event.taker))
     stamp = Stamp(event.step, 0, event.epoch, event.taker)
+    carrier = party.run.carrier(party.role)
     if party.name == giver != taker:
         assert taker is not None
-        yield party.send(taker, Message(Kind.WEIGHTS, party.role, stamp, _handed(party)), NO_ROWS)
+        message = Message(Kind.WEIGHTS, party.role, stamp, _handed(party))
+        yield replace(party.send(taker, message, NO_ROWS), via=carrier)
     elif party.name == taker != giver:
         assert giver is not None
-        message = yield Recv(giver, Kind.WEIGHTS, party.role, stamp)
-        assert message is not None
-        _take_over(party, party.accepted(giver, message), giver)
+        came = yield Recv(giver, Kind.WEIGHTS, party.role, stamp, via=carrier)
+        assert came is not None
+        _take_over(party, party.accepted(giver, came), giver)
+    else:
+        yield from _carry(party, event)
+
+
+def _carry(party: Party, event: Handover) -> Steps:
+    """Pass on envelopes from one client to the next, unread."""
+    for role in party.run.cohort_roles:
+        if party.run.carrier(role) == party.name:
+            giver, taker = (party.run.casts[cast][role] for cast in (event.giver, event.taker))
+            envelope = yield Recv(giver, Kind.WEIGHTS, role, Stamp(event.step, 0, event.epoch, event.taker))
+            assert envelope is not None
+            envelope_of(envelope, giver)
+            yield Send(taker, envelope)
 
 
 def _handed(party: Party) -> Weights:

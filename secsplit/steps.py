@@ -17,22 +17,35 @@ from secsplit.message import Kind, Message, Stamp
 class Send:
     """Send `message` to the party named `to`; sends never wait for their receiver.
 
-    release: what the ledger is charged before the bytes leave, where a mechanism with accounting applies.
+    release: what the ledger is charged before the bytes leave, where a mechanism with accounting applies; via: who
+    carries it, sealed for `to`, where there is no link.
     """
 
     to: str
     message: Message
     release: object | None = None
+    via: str | None = None
+
+    @property
+    def link(self) -> str:
+        """Whose link the bytes leave over."""
+        return self.via or self.to
 
 
 @dataclass(frozen=True, slots=True)
 class Recv:
-    """Be given the message that `frm` sends of this kind, on this edge, with this stamp."""
+    """Be given the message that `frm` sends of this kind, on this edge, with this stamp; via: who carries it sealed."""
 
     frm: str
     kind: Kind
     edge: str
     stamp: Stamp
+    via: str | None = None
+
+    @property
+    def link(self) -> str:
+        """Over whose link it comes."""
+        return self.via or self.frm
 
     def matches(self, message: Message) -> bool:
         return message.kind is self.kind and message.edge == self.edge and message.stamp == self.stamp

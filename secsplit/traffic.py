@@ -16,7 +16,8 @@ import torch
 
 from channels.records import sealed_bytes
 from channels.session import LABEL
-from secsplit.message import NAMES, Kind, Message, Stamp
+from secsplit.envelopes import envelope_bytes
+from secsplit.message import NAMES, SEALED, Kind, Message, Stamp
 from secsplit.run import Run
 from secsplit.schedule import Event, Gather, Handover, Schedule, Spread, Turn
 from secsplit.transcript import Direction, Transcript
@@ -52,12 +53,23 @@ Shapes = Mapping[str, tuple[str, tuple[int, ...]]]  # name of a tensor -> dtype 
 
 def size_of(kind: Kind, edge: str, stamp: Stamp, shapes: Shapes, facts: Facts) -> tuple[int, int]:
     """(payload, sealed) bytes of a message, from the shapes of its tensors alone."""
+    payload, padded, meta = _encoded(kind, edge, stamp, shapes, facts)
+    return payload, sealed_bytes(meta + LABEL.size, padded)
+
+
+def _encoded(kind: Kind, edge: str, stamp: Stamp, shapes: Shapes, facts: Facts) -> tuple[int, int, int]:
+    """(payload, payload padded, header) bytes of a message."""
     tensors = [TensorHeader(name, dtype, shape) for name, (dtype, shape) in shapes.items()]
     s = stamp
     header = MessageHeader(kind, edge, (s.step, s.micro, s.epoch, s.cast, s.training), tensors, facts)
     padded = sum(-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors)
-    meta = len(msgspec.msgpack.encode(header)) + LABEL.size
-    return sum(t.nbytes for t in tensors), sealed_bytes(meta, padded)
+    return sum(t.nbytes for t in tensors), padded, len(msgspec.msgpack.encode(header))
+
+
+def _enveloped(kind: Kind, edge: str, stamp: Stamp, shapes: Shapes) -> Shapes:
+    """The envelope of such a message, as its carrier passes it on."""
+    _, padded, meta = _encoded(kind, edge, stamp, shapes, {})
+    return {SEALED: ("uint8", (envelope_bytes(meta, padded),))}
 
 
 class Meter(Transcript):
@@ -110,6 +122,9 @@ class Forecast:
                 giver, taker = self.run.casts[event.giver][role], self.run.casts[event.taker][role]
                 stamp = Stamp(event.step, 0, event.epoch, event.taker)
                 yield giver, taker, (Kind.WEIGHTS, role, stamp, self.weights[role])
+                if (carrier := self.run.carrier(role)) is not None:
+                    sealed = _enveloped(Kind.WEIGHTS, role, stamp, self.weights[role])
+                    yield carrier, taker, (Kind.WEIGHTS, role, stamp, sealed)
         elif isinstance(event, Gather | Spread) and self.run.aggregator is not None:
             for role in self.run.cohort_roles:
                 for cast in event.casts:

@@ -16,6 +16,7 @@ from secsplit.auditlog import AuditLog, kept
 from secsplit.books import Books, opened
 from secsplit.checkpoint import START, Checkpoint, name_of, newest_common, restored, taken
 from secsplit.drive import Observer, serve, simulate
+from secsplit.envelopes import Envelopes
 from secsplit.errors import RunError
 from secsplit.failpoint import failpoint
 from secsplit.inference import Predictor
@@ -152,7 +153,8 @@ def train_party(
             with linked(sessions) as (links, inbox):
                 try:
                     begin = _settled(keeper, party, mine.checkpoints())
-                    serve(party, links, inbox, begin=begin, observe=keeper, charge=books)
+                    sealing = Envelopes(me, {member.name: member for member in roster}, run.digest())
+                    serve(party, links, inbox, begin=begin, envelopes=sealing, observe=keeper, charge=books)
                 except BaseException as error:
                     _save_weights(mine, party, "broken-off")
                     say_goodbye(links, error, name)
