@@ -70,7 +70,7 @@ class Envelopes:
 
 
 def envelope_of(message: Message, peer: str) -> torch.Tensor:
-    """(length,) uint8: the envelope's bytes. Raises PeerError for anything else: a carrier takes nothing but envelopes."""
+    """(length,) uint8: the envelope's bytes. Raises PeerError for anything else, which no carrier takes."""
     tensor = message.tensors.get(SEALED)
     if tensor is None or len(message.tensors) != 1 or tensor.dtype != torch.uint8 or tensor.ndim != 1:
         raise PeerError(peer, f"{message.kind} on {message.edge!r}: expected a sealed envelope and nothing beside it")
