@@ -32,6 +32,9 @@ def register(app: typer.Typer) -> None:
 def audit(
     target: Target,
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="processes for a [grid]")] = 1,
+    channel: Annotated[
+        bool, typer.Option("--channel", help="also attack the channel with every fault of a tap")
+    ] = False,
     executor: Annotated[str, typer.Option(help="who carries out a [grid]: processes, or ray")] = "processes",
     dp: Annotated[bool, typer.Option("--dp", help="audit the claimed epsilon instead: canaries, lower bounds")] = False,
     out: Out = None,
@@ -52,6 +55,8 @@ def audit(
         return
     show(found)
     result(f"audit: {folder / 'audit.json'}")
+    if channel:
+        attack_channel(folder)
     say(f"write its report with: secsplit report {folder}")
 
 
@@ -70,6 +75,17 @@ def audit_epsilon(target: Path, overrides: list[str], as_json: bool) -> None:
             result(statement)
     say("a lower bound below the claim proves nothing good: the mechanism may leak more than this test saw")
     if found.violations:
+        raise typer.Exit(1)
+
+
+def attack_channel(folder: Path) -> None:
+    """Commit every fault on a channel of this project; exit 1 where one of them got a changed byte delivered."""
+    from audits.channel import audit_channel, save
+
+    trials = audit_channel()
+    sound = sum(trial.sound for trial in trials)
+    result(f"channel: {sound} of {len(trials)} faults delivered nothing that was changed; {save(trials, folder)}")
+    if sound < len(trials):
         raise typer.Exit(1)
 
 

@@ -174,7 +174,7 @@ def frontier(settings: Value, shown: str) -> Markup:
         body += [text(x(tick), bottom + 16, f"{tick:g}", anchor="middle", kind="small"),
                  text(left - 8, y(tick) + 4, f"{tick:.0%}", anchor="end", kind="small")]  # fmt: skip
     body.append(text((left + right) / 2, height - 8, "score of the worst attack", anchor="middle", kind="small"))
-    body.append(text(4, top + 4, "accuracy", kind="small"))
+    body.append(text(left + 6, top + 14, "accuracy", kind="small"))
     said = []
     for index, setting in enumerate(settings.raw):
         leaks = [leak["score"] for leak in setting["leakages"]]
