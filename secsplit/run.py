@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from secsplit.claims import ClaimSpec
+from secsplit.compression import CompressionSpec
 from secsplit.config import Strict, explain
 from secsplit.datasets.spec import DataSpec
 from secsplit.defenses import DefenseSpec, check
@@ -178,13 +179,14 @@ class RunFile(Strict):
     data: DataSpec = DataSpec()
     form: FormSpec = FormSpec()
     defenses: tuple[DefenseSpec, ...] = ()
+    compression: tuple[CompressionSpec, ...] = ()
     claims: tuple[ClaimSpec, ...] = ()  # what a report would say; judged by `secsplit check`
     parties: dict[str, PartySpec]
     audit: dict[str, Any] = Field(default={})
     grid: dict[str, Any] = Field(default={})
 
 
-AGREED = ("topology", "method", "model", "optimizer", "optimizers", "train", "data", "form", "defenses")
+AGREED = ("topology", "method", "model", "optimizer", "optimizers", "train", "data", "form", "defenses", "compression")
 LOCAL = {"data": {"path", "download", "id_key", "table", "masks"}, "train": {"threads", "record", "heartbeat", "start"}}
 
 
@@ -202,6 +204,7 @@ class Run:
         run = cls(file, topology or file.topology.build(), file.method.build())
         _check_parties(run)
         _check_method(run)
+        _check_compression(run)
         _check_columns(run)
         check(run.file.defenses, run.topology, micro_batches=run.file.train.micro_batches)
         return run
@@ -232,6 +235,15 @@ class Run:
             return None
         alone = [p for role in (AGGREGATOR, *self.topology.roles) for p in self.parties(role)[:1] if self.shared(role)]
         return alone[0] if len(alone) == 1 or self.parties(AGGREGATOR) else None
+
+    def compression(self, edge: str) -> CompressionSpec | None:
+        """How what crosses an edge is made smaller; None where it crosses as it is."""
+        return self._compression.get(edge)
+
+    @cached_property
+    def _compression(self) -> Mapping[str, CompressionSpec]:
+        every = [edge.name for edge in self.topology.edges if edge.crosses]
+        return {edge: spec for spec in self.file.compression for edge in (every if spec.edge == "*" else [spec.edge])}
 
     def carrier(self, role: str) -> str | None:
         """Who carries the weights of a cohort's role from client to client, sealed; None where they go by themselves.
@@ -465,6 +477,13 @@ def _check_method(run: Run) -> None:
     for where, spec in specs.items():
         optimizer_of(spec, where=where)
         rates_of(spec, run.file.train.epochs, where=where)
+
+
+def _check_compression(run: Run) -> None:
+    cuts = [edge.name for edge in run.topology.edges if edge.crosses]
+    for place, spec in enumerate(run.file.compression):
+        if spec.edge != "*" and spec.edge not in cuts:
+            raise RunError(f"compression.{place}.edge: {spec.edge!r} is no cut here; {nearest(spec.edge, cuts)}")
 
 
 def _check_columns(run: Run) -> None:

@@ -16,8 +16,9 @@ import torch
 
 from channels.records import sealed_bytes
 from channels.session import LABEL
+from secsplit.compression import compressed
 from secsplit.envelopes import envelope_bytes
-from secsplit.message import NAMES, SEALED, Kind, Message, Stamp
+from secsplit.message import DTYPES, NAMES, SEALED, Kind, Message, Stamp
 from secsplit.run import Run
 from secsplit.schedule import Event, Gather, Handover, Schedule, Spread, Turn
 from secsplit.transcript import Direction, Transcript
@@ -109,7 +110,7 @@ class Forecast:
         for event in self.schedule:
             for sender, receiver, message in self.messages(event):
                 kind, edge, stamp, shapes = message
-                size = size_of(kind, edge, stamp, shapes, {})
+                size = size_of(kind, edge, stamp, *self._compressed(kind, edge, shapes))
                 traffic.setdefault(Route(sender, receiver, kind, stamp.training), Tally()).add(*size)
         return traffic
 
@@ -142,6 +143,18 @@ class Forecast:
                 shapes = self._shapes(crossing.kind, crossing.edge, len(part))
                 message = (crossing.kind, crossing.edge, turn.stamp(micro), shapes)
                 yield cast[crossing.sender], cast[crossing.receiver], message
+
+    def _compressed(self, kind: Kind, edge: str, shapes: Shapes) -> tuple[Shapes, Facts]:
+        """What crosses an edge instead, where the run says that it is made smaller; and what an envelope tells."""
+        if SEALED in shapes:
+            return shapes, {SEALED: shapes[SEALED][1][0]}
+        spec = self.run.compression(edge)
+        codec = spec.codec(kind) if spec is not None else None
+        if spec is None or codec is None:
+            return shapes, {}
+        blank = {n: torch.empty(shape, dtype=DTYPES[dtype], device="meta") for n, (dtype, shape) in shapes.items()}
+        made, facts = compressed(codec, spec.keep, blank)
+        return shapes_of(made), plain(facts)
 
     def _shapes(self, kind: Kind, edge: str, rows: int) -> Shapes:
         topology = self.run.topology

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from secsplit.compression import restored
 from secsplit.errors import RunError
 from secsplit.message import NAMES, SEALED, Fact, Kind, Message, Stamp
 from secsplit.wire import Facts, plain
@@ -57,7 +58,8 @@ class Record:
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        return self.load()
+        """What the receiver had of it; `load` gives what crossed, where that was compressed."""
+        return restored(self.load(), self.facts)
 
     @property
     def tensor(self) -> Tensor:
@@ -140,7 +142,7 @@ class Transcript:
         """Write the whole transcript to `folder`, wherever it is kept now."""
         copy = Transcript(self.party, folder=folder)
         for r in self:
-            copy.append(r.direction, r.peer, Message(r.kind, r.edge, r.stamp, r.tensors, r.facts))
+            copy.append(r.direction, r.peer, Message(r.kind, r.edge, r.stamp, r.load(), r.facts))
         copy.flush()
 
     @classmethod

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from secsplit.compression import check, compressed, masked, restored
 from secsplit.errors import PeerError
 from secsplit.losses import LOSSES, labelled
 from secsplit.message import Kind, Message, Stamp
@@ -93,6 +94,9 @@ class Walk:
     def depart(self, edge: Edge, outputs: Tensors, inputs: Tensors) -> Steps:
         """Send a segment's output over a cut, defended where the run says so; backward starts from what left."""
         left = self.defended(edge.user.role, Kind.SMASHED, edge.name, outputs)
+        spec = self.party.run.compression(edge.name)
+        if spec is not None and spec.smashed == "top-k":  # what is left out is zero here too, and gets no gradient
+            left = tuple(masked(t, spec.keep) if t.is_floating_point() else t for t in left)
         self.departed[edge.name] = left
         penalty = self.party.defenses.penalty(edge.name, inputs[0], outputs[0]) if self.stamp.training else None
         if penalty is not None:
@@ -203,13 +207,31 @@ class Walk:
     # messages
 
     def send(self, role: str, kind: Kind, edge: str, tensors: Mapping[str, Tensor]) -> Send:
-        return self.party.send(self.cast[role], Message(kind, edge, self.stamp, tensors), self.rows)
+        spec = self.party.run.compression(edge)
+        codec = spec.codec(kind) if spec is not None else None
+        if spec is None or codec is None:
+            return self.party.send(self.cast[role], Message(kind, edge, self.stamp, tensors), self.rows)
+        made, facts = compressed(codec, spec.keep, tensors)
+        return self.party.send(self.cast[role], Message(kind, edge, self.stamp, made, facts), self.rows)
 
     def receive(self, role: str, kind: Kind, edge: str) -> Generator[Step, Message | None, Message]:
         message = yield Recv(self.cast[role], kind, edge, self.stamp)
         assert message is not None  # a driver answers every Recv with the message it names, or raises
         peer = self.cast[role]
-        return self.party.incoming(self.party.accepted(peer, message), self.rows, peer)
+        return self.party.incoming(self.decompressed(self.party.accepted(peer, message), peer), self.rows, peer)
+
+    def decompressed(self, message: Message, peer: str) -> Message:
+        """The message as it was before it was made smaller. Raises PeerError unless it was made so as agreed."""
+        spec = self.party.run.compression(message.edge)
+        codec = spec.codec(message.kind) if spec is not None else None
+        if spec is None or codec is None:
+            return message
+        try:
+            check(codec, spec.keep, message.tensors, message.facts)
+            tensors = restored(message.tensors, message.facts)
+        except ValueError as error:
+            raise PeerError(peer, f"{message.kind} on {message.edge!r}: {error}") from None
+        return Message(message.kind, message.edge, message.stamp, tensors)
 
     def defended(self, role: str, kind: Kind, edge: str, tensors: Tensors) -> Tensors:
         """What leaves instead of `tensors`: the party's defenses at this edge."""

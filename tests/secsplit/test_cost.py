@@ -50,6 +50,9 @@ CASES: dict[str, dict[str, Any]] = {
         "parties": WHOLE,
     },
     "a fraction of clients": {"method": {"name": "splitfed-v1", "fraction": 0.5}, "parties": THREE},
+    "handed over by way of the server": {"method": {"name": "sl-am", "via": "server"}, "parties": THREE},
+    "eight bits": {"compression": [{"smashed": "int8", "cut_grad": "float16"}]},
+    "the largest entries": {"compression": [{"smashed": "top-k", "keep": 0.2}]},
     "micro-batches": {"train": {"batch_size": 16, "micro_batches": 3}},
     "batchnorm averaged": {"method": {"name": "splitfed-v1"}, "model": {"name": "resnet18", "cut": ["layer1"]}},
     "batchnorm local": {
