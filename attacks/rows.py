@@ -117,6 +117,15 @@ def told(known: Known | None, column: str, cast: Tensor, position: Tensor) -> Te
     return label[place]
 
 
+def told_number(known: Known | None, column: str, cast: Tensor, position: Tensor) -> Tensor:
+    """(rows,) the number that the adversary was told for each row, NaN where it was told none."""
+    nothing = torch.full((1,), torch.nan)
+    if known is None or column not in known.labels:
+        return nothing.expand(len(position))
+    label = torch.cat([known.labels[column].float(), nothing])
+    return label[_found(known, cast, position)]
+
+
 def untold(guess: Guess, known: Known | None) -> Guess:
     """The guess about the rows that were not told: what was given is no leakage."""
     if known is None or not len(known.position):

@@ -43,8 +43,7 @@ class Victim:
         columns = [c for role in roles for c in self.topology.columns(role)]
         labels = [c for role in roles for c in self.topology.labels(role)]
         own = Known({c: train.inputs[c] for c in columns}, {c: train.labels[c] for c in labels}, *_rows(len(train)))
-        clue = torch.cat([(self._seen_labels(c) == k).nonzero().flatten()[:clues] for c in train.labels
-                          for k in range(max(self.data.classes[c], 1))]).unique()  # fmt: skip
+        clue = torch.cat([rows[:clues] for c in train.labels for rows in self._of_each_class(c)]).unique()
         weights = {s.name: _maker(self.models[s.name]) for s in self.topology.segments if s.role not in roles}
         return View(
             self.topology, roles, {role: self.transcripts[role] for role in roles},
@@ -68,12 +67,11 @@ class Victim:
     def truth(self, column: str, position: Tensor) -> Tensor:
         return self.data.train.labels[column][position]
 
-    def _seen_labels(self, column: str) -> Tensor:
-        """Labels of the rows that were trained on; -1 elsewhere."""
-        seen = torch.zeros(len(self.data.train), dtype=torch.bool)
-        for order in self.orders.values():
-            seen[order] = True
-        return torch.where(seen, self.data.train.labels[column], -1)
+    def _of_each_class(self, column: str) -> list[Tensor]:
+        """The rows that were trained on: those of each class, or all where the label is a number."""
+        seen = torch.cat(list(self.orders.values())).unique()
+        label, count = self.data.train.labels[column][seen], self.data.classes[column]
+        return [seen[label == k] for k in range(count)] if count else [seen]
 
 
 def train(
