@@ -131,7 +131,7 @@ def test_what_a_peer_may_not_claim(lie: str) -> None:
         check(codec, 0.3, tensors, facts)
         return restored(tensors, facts)
 
-    with pytest.raises(ValueError, match="expected|kept entries|outside of its row"):
+    with pytest.raises(ValueError, match=r"expected|kept entries|outside of its row"):
         taken_in()
 
 
