@@ -110,9 +110,11 @@ class Attack(ABC):
     def infer(self, view: View, *, coins: torch.Generator) -> Guess:
         """The guess. Raises NotApplicable where the view lacks what `needs` declares."""
 
-    def corrupt(self, parties: Mapping[str, Party], *, coins: torch.Generator) -> None:
+    def corrupt(self, parties: Mapping[str, Party], before: View, *, coins: torch.Generator) -> None:
         """Before a run begins: change what the adversary's own parties, given by name, compute or send.
 
+        before: what the adversary knows beforehand: the graph, its own records and what its threat grants, without a
+        message, a trained model or a query. The same object is asked to infer once the run is over.
         Raises TypeError for a passive attack, which has nothing to change.
         """
         raise TypeError(f"{self.name} is passive: it corrupts nobody")

@@ -112,7 +112,7 @@ class ActiveCompletion(ModelCompletion):
 
     gamma: float = 1.0
 
-    def corrupt(self, parties: Mapping[str, Party], *, coins: torch.Generator) -> None:
+    def corrupt(self, parties: Mapping[str, Party], before: View, *, coins: torch.Generator) -> None:
         """Lengthen the steps of the adversary's own bottoms; nothing else of its parties changes."""
         for party in parties.values():
             bottoms = {edge.split("->")[0] for edge in own_edges(party.topology, [party.role])}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audits.tables import progress, show, show_settings
+from audits.tables import progress, show, show_matrix, show_settings
 from secsplit.commands.console import Json, Out, Overrides, result, result_json, say
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def swept(tables: dict[str, Any], out: Path | None, jobs: int, executor: str, as
     from typing import get_args
 
     from audits.frontier import settings
+    from audits.matrix import matrices_of, several_topologies
     from audits.sweep import Executor, sweep
     from secsplit.errors import RunError, nearest
 
@@ -112,6 +113,12 @@ def swept(tables: dict[str, Any], out: Path | None, jobs: int, executor: str, as
         grid = sweep(tables, folder, jobs=jobs, executor=executor, tell=tell)  # type: ignore[arg-type]
     if as_json:
         result_json(grid.model_dump(mode="json"))
+        return
+    if several_topologies(grid):
+        for matrix in matrices_of(grid):
+            show_matrix(matrix)
+        say("a score of 0 is chance and 1 is everything; letters say why there is none")
+        result(f"sweep: {folder / 'grid.json'}")
         return
     show_settings(settings(grid))
     result(f"sweep: {folder / 'grid.json'}")

@@ -1,7 +1,8 @@
 """The [audit] table of a run file: which threats, which attacks, with what options; and the threats taken where it
 names none.
 
-By default every role that takes part in a step is an adversary of its own, curious, with all the help that a report
+By default every role that takes part in a step is an adversary of its own, curious, and malicious where an attack takes
+a party's place, with all the help that a report
 should assume: records of the same domain, one known label a class, the class shares, the victim's architecture, and
 queries to the victim's segments. A weaker adversary is asked for by name.
 """
@@ -54,13 +55,14 @@ class AuditSpec(Strict):
     gallery: Annotated[int, Field(ge=0, le=64)] = 8
     reveal: bool = False
 
-    def adversaries(self, topology: Topology) -> tuple[Threat, ...]:
-        """The threats asked for, else every role by itself and a wiretap."""
+    def adversaries(self, topology: Topology, *, active: bool = False) -> tuple[Threat, ...]:
+        """The threats asked for, else every role by itself and a wiretap. active: every role in malice too."""
         if self.threats:
             return tuple(spec.build(name) for name, spec in self.threats.items())
         involved = dict.fromkeys(role for c in topology.crossings for role in (c.sender, c.receiver))
         roles = [role for role in topology.roles if role in involved]
-        return (*(Threat(f"curious {role}", (role,), "curious", ASSUMED) for role in roles),
+        ways: tuple[Behaviour, ...] = ("curious", "malicious") if active else ("curious",)
+        return (*(Threat(f"{way} {role}", (role,), way, ASSUMED) for way in ways for role in roles),
                 Threat("wiretap", (), "wiretap", frozenset({Knows.AUX, Knows.PRIOR})))  # fmt: skip
 
 

@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +33,7 @@ from audits.config import AuditSpec, checked
 from audits.control import audit_with_control
 from audits.finished import Finished
 from audits.privacy import Audit, Frozen
+from audits.rehearsal import fix_noise
 from audits.shelf import Shelf, key_of
 from audits.utility import Utility, utilities
 from secsplit import __version__
@@ -115,6 +115,7 @@ class PointResult(Frozen):
     setting: str
     seed: int
     held_out: bool
+    topology: str = ""
     audit: Audit
     utility: tuple[Utility, ...]
 
@@ -167,7 +168,7 @@ def _carried_out(point: Point, home: Path, shelf: Shelf) -> PointResult:
     audit.save(home)
     result = PointResult(
         key=point.key, configuration=point.configuration, at=dict(point.at), setting=point.setting, seed=point.seed,
-        held_out=point.held_out, audit=audit, utility=utilities(RunDir.open(home)),
+        held_out=point.held_out, topology=run.topology.name, audit=audit, utility=utilities(RunDir.open(home)),
     )  # fmt: skip
     shelf.put(point.key, result)
     _slim(home)
@@ -183,16 +184,10 @@ def _trained(run: Run, home: Path) -> Finished:
     if not done.exists():
         shutil.rmtree(home, ignore_errors=True)
         for name in run.file.parties:
-            _fix_noise(RunDir(home).party(name).path / KEY, run, name)
+            fix_noise(RunDir(home).party(name).path / KEY, run, name)
         train_simulated(run, home, lambda party, news: None)
         done.write_text(run.digest().hex())
     return Finished.open(home)
-
-
-def _fix_noise(path: Path, run: Run, name: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_bytes(sha256(b"noise of a simulated sweep/" + run.digest() + name.encode()).digest())
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from audits.evidence import Case, Rival
 from audits.finished import Finished
 from audits.gallery import Gallery, gallery
 from audits.leakage import Goal, Leakage
+from audits.rehearsal import rehearsed
 from audits.score import score
 from audits.secret import secret
 from audits.shelf import Shelf, key_of
@@ -143,7 +144,8 @@ def audit(
     shelf: where finished cells are kept, and taken from when the audit goes on after a kill.
     Raises RunError where there is nothing to run.
     """
-    threats, attacks = spec.adversaries(finished.run.topology), chosen(spec) if attacks is None else attacks
+    attacks = chosen(spec) if attacks is None else attacks
+    threats = spec.adversaries(finished.run.topology, active=any(each.needs.active for each in attacks))
     plan = [(threat, each) for threat in threats for each in attacks]
     if not plan:
         raise RunError("audit: no attack and threat to run, and an empty audit says nothing; see audit.attacks")
@@ -151,7 +153,8 @@ def audit(
     auditor = _Auditor(finished, spec, shelf)
     for done, (threat, each) in enumerate(plan):
         tell(done, len(plan), f"{each.name} by {threat.name}")
-        cells.append(auditor.timed(each, threat).cell)
+        twin = None if each.needs.active else passive_twin(threat, threats)
+        cells.append(auditor.timed(each, threat).cell if twin is None else left_to(each, threat, twin))
     hidden = finished.truth.real_patients and not spec.reveal
     return Audit(
         digest=finished.run.digest().hex(), seed=spec.seed, threats=tuple(_facts(t) for t in threats),
@@ -189,6 +192,21 @@ def chosen(spec: AuditSpec) -> tuple[Attack, ...]:
             raise RunError(f"audit: there is no attack {name!r}; {nearest(name, known)}")
     names = known if "all" in spec.attacks else dict.fromkeys(spec.attacks)
     return tuple(configured(name, **spec.options.get(name, {})) for name in names if name not in spec.skip)
+
+
+def passive_twin(threat: Threat, among: Sequence[Threat]) -> Threat | None:
+    """Of a malicious threat, the curious one that sees and knows the same: a passive attack need not be run twice."""
+    if threat.behaviour != "malicious":
+        return None
+    alike = (t for t in among if replace(t, name=threat.name, behaviour="malicious") == threat)
+    return next((t for t in alike if t.behaviour == "curious"), None)
+
+
+def left_to(each: Attack, threat: Threat, twin: Threat) -> Cell:
+    """The cell of a passive attack whose figure stands under another threat."""
+    because = f"it takes nobody's place; what it finds stands under {twin.name!r}"
+    return Cell(attack=each.name, paper=each.paper, goal=each.goal, threat=threat.name, status="not applicable",
+                because=because)  # fmt: skip
 
 
 class Timed(Frozen):
@@ -255,7 +273,14 @@ class _Auditor:
         return cell.model_copy(update=update)
 
     def outcome(self, each: Attack, threat: Threat) -> dict[str, object]:
-        view, truth = self.view(threat), self.finished.truth
+        if not each.needs.active:
+            return self.found(each, threat, self.view(threat))
+        coins = self.coins(each, threat, "corrupt")
+        with rehearsed(self.finished, each, threat, self.view(threat), coins=coins) as other:
+            return self.found(each, threat, view_of(other, threat, seed=self.spec.seed))
+
+    def found(self, each: Attack, threat: Threat, view: View) -> dict[str, object]:
+        truth = self.finished.truth
         guess = secret(view, each.infer(view, coins=self.coins(each, threat)))
         case = Case(truth, self.coins(each, threat, "score"), each.name, threat.name, (), self.finished.epochs)
         if guess.goal == "input":

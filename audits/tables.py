@@ -1,4 +1,4 @@
-"""What the commands of this floor print: the leakage table, a sweep's settings, and progress on stderr."""
+"""What the commands of this floor print: the leakage table, a sweep's settings, the matrix, and progress on stderr."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from secsplit.commands.console import say
+from secsplit.commands.console import result, say
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from audits.frontier import OverSeeds, Setting
+    from audits.matrix import Matrix, Square
     from audits.privacy import Audit
 
 Tell = Callable[[int, int, str], None]
@@ -62,6 +63,32 @@ def show_settings(found: Sequence[Setting]) -> None:
         table.add_row(setting.name, *scores, worth, str(n), "yes" if setting.best else "")
     print_table(table)
     say("leaks are scores from 0 (chance) to 1 (everything), mean over seeds and 95% interval")
+
+
+def show_matrix(matrix: Matrix) -> None:
+    """Attacks by adversaries: the worst headline figure's score, or the letter of the reason why there is none."""
+    from rich.table import Table
+
+    table = Table(title=f"{matrix.setting} ({matrix.topology})", title_justify="left", box=None, pad_edge=False,
+                  header_style="bold")  # fmt: skip
+    table.add_column("attack")
+    for threat in matrix.threats:
+        table.add_column(threat, justify="right")
+    for line in matrix.lines:
+        table.add_row(line.attack, *map(_shown, line.squares))
+    print_table(table)
+    for reason in matrix.reasons:
+        result(f"  ({reason.mark}) {reason.text}")
+    counts = (f"{matrix.count(status)} {status}" for status in ("ran", "not applicable", "failed"))
+    result(f"  {', '.join(counts)}")
+    result("")
+
+
+def _shown(square: Square) -> str:
+    if square.status != "ran":
+        return f"{'failed ' if square.status == 'failed' else ''}({square.mark})"
+    score = "?" if square.score is None else f"{square.score:.2f}"
+    return f"{score} {square.severity or 'none'}"
 
 
 def _over_seeds(figure: OverSeeds) -> str:

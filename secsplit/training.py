@@ -6,7 +6,7 @@ dropped, for it will be sent and received again, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, MutableMapping
+from collections.abc import Callable, Generator, Mapping, MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -107,10 +107,22 @@ class Keeper:
         return max(SHARD_BYTES // max(1, len(self.books.parties) // 4), 1 << 18)
 
 
-def train_simulated(run: Run, out: Path, tell: Observer, *, resume: bool = False) -> RunDir:
-    """All parties in this process. resume: from the newest checkpoint that all have; raises RunError for none."""
+def train_simulated(
+    run: Run,
+    out: Path,
+    tell: Observer,
+    *,
+    resume: bool = False,
+    prepare: Callable[[Mapping[str, Party]], None] | None = None,
+) -> RunDir:
+    """All parties in this process. resume: from the newest checkpoint that all have; raises RunError for none.
+
+    prepare: is handed the parties before the first message, to change what some of them compute or send.
+    """
     folder = RunDir.open(out) if resume else RunDir.create(out, run)
     with opened(run, folder, run.file.parties) as books:
+        if prepare is not None:
+            prepare(books.parties)
         keeper = Keeper(folder, books, tell, {})
         if resume:
             name = _newest_here(folder, run)

@@ -20,6 +20,7 @@ from audits.frontier import advise, settings
 from audits.gate import Evidence, judge
 from audits.grid import POINTS
 from audits.leakage import METRICS, Leakage, worst
+from audits.matrix import matrices_of, matrix_of, several_topologies
 from audits.policy import Policy
 from audits.privacy import Audit
 from audits.report import words
@@ -91,7 +92,7 @@ def report_of(
         threats=tuple(_threat(facts.model_dump()) for facts in audit.threats),
         channel=channel,
         dp=_dp(folder),
-        leakage=_leakage(audit),
+        leakage=_leakage(audit, run),
         utility=_utility(folder),
         cost=_cost(finished),
         sweep=sweep,
@@ -125,6 +126,7 @@ def report_of_sweep(
         control=grid.control,
         settings=settings(grid),
         advice=advice,
+        matrices=matrices_of(grid) if several_topologies(grid) else (),
     )
     finished = Finished.open(folder / POINTS / point.key, whole=False)
     return report_of(finished, point.audit, policy=policy, sweep=section, now=now)
@@ -356,10 +358,11 @@ def _dp(folder: RunDir) -> Dp:
     )
 
 
-def _leakage(audit: Audit) -> LeakageSection:
+def _leakage(audit: Audit, run: Run) -> LeakageSection:
     return LeakageSection(
         worst_label=_pointer(audit, "label"), worst_input=_pointer(audit, "input"), cells=audit.cells,
-        hidden=audit.hidden, seed=audit.seed, evidence=audit.evidence,
+        matrix=matrix_of(audit, setting=run.file.name, topology=run.topology.name), hidden=audit.hidden,
+        seed=audit.seed, evidence=audit.evidence,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from audits.findings import Finding
 from audits.frontier import Advice, Setting
 from audits.gate import Outcome
+from audits.matrix import Matrix
 from audits.privacy import Cell, Frozen, ThreatFacts
 from audits.spent import Spent
 from audits.utility import Utility
@@ -153,6 +154,7 @@ class LeakageSection(Frozen):
     worst_label: str | None  # JSON pointer of the worst figure about labels
     worst_input: str | None
     cells: tuple[Cell, ...]
+    matrix: Matrix
     hidden: bool
     seed: int
     evidence: str  # fingerprint of the transcripts
@@ -204,6 +206,7 @@ class SweepSection(Frozen):
     control: str | None
     settings: tuple[Setting, ...]
     advice: Advice | None
+    matrices: tuple[Matrix, ...] = ()
 
 
 class Residual(Frozen):

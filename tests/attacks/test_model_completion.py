@@ -63,7 +63,7 @@ def test_a_trained_bottom_knows_more_than_its_features(digits: Dataset, attack: 
     assert accuracy(v, guess) >= raw_features(v, "client", 2) + 0.10
 
 
-def test_where_it_applies():
+def test_where_it_applies(digits: Dataset):
     left = Threat("t", ("left",), knows=CLUES)
     assert ModelCompletion().why_not(HALVES, left) is None
     assert "holds every label" in str(ModelCompletion().why_not(HALVES, Threat("t", ("server",), knows=CLUES)))
@@ -72,7 +72,7 @@ def test_where_it_applies():
     assert "is curious" in str(ActiveCompletion().why_not(HALVES, left))
     assert ActiveCompletion().why_not(HALVES, Threat("t", ("left",), "malicious", CLUES)) is None
     with pytest.raises(TypeError, match="passive"):
-        ModelCompletion().corrupt({}, coins=torch.Generator())
+        ModelCompletion().corrupt({}, victim(digits, epochs=1).view("left"), coins=torch.Generator())
     assert "holds every label" in str(ModelCompletion().why_not(vanilla(), Threat("t", ("client",), knows=CLUES)))
 
 
