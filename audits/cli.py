@@ -233,14 +233,19 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check logs, weights, files and signatures offline; exit 1 naming the first bad line of each."""
+    from audits.grid import POINTS
     from audits.verify import verify as check_all
 
     checks = check_all(folder, signer or ())
     if as_json:
         result_json([check.model_dump() for check in checks])
     else:
+        of_points = [check for check in checks if check.ok and check.what.startswith(f"{POINTS}/")]
         for check in checks:
-            result(f"{'ok ' if check.ok else 'BAD'}  {check.what}: {check.text}")
+            if check not in of_points:
+                result(f"{'ok ' if check.ok else 'BAD'}  {check.what}: {check.text}")
+        if of_points:
+            result(f"ok   {POINTS}: {len(of_points)} sealed files as they were sealed")
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
 
@@ -258,7 +263,9 @@ def judged(folder: Path, policy: Policy, setting: str | None) -> Sequence[Outcom
         return judge(policy, Evidence.open(folder))
     grid = Grid.load(folder)
     if setting is None:
-        raise RunError(f"{folder}: a sweep; say which setting is judged: --setting one of {', '.join(grid.settings)}")
+        raise RunError(
+            f"{folder}: a sweep; say which setting is judged: --setting one of {', '.join(map(repr, grid.settings))}"
+        )
     return judge_setting(policy, grid, folder, setting, held_out=True if grid.held_out else None)
 
 

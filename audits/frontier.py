@@ -174,7 +174,8 @@ def advise(grid: Grid, policy: Policy, folder: Path) -> Advice:
         assert best.accuracy is not None or not meets
         worth = f"accuracy {best.accuracy.mean:.3g}" if best.accuracy else "an accuracy that was not measured"
         because = (
-            f"of {len(meets)} settings that meet every rule, it is worth most: {worth}, mean of {len(grid.seeds)} seeds"
+            f"{'the only setting that meets' if len(meets) == 1 else f'of {len(meets)} settings that meet'} every rule"
+            f"{'' if len(meets) == 1 else ', it is worth most'}: {worth}, mean of {len(grid.seeds)} seeds"
         )
         if grid.held_out:
             held_out = judge_setting(policy, grid, folder, best.name, held_out=True)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,11 +33,10 @@ from pydantic import Field, ValidationError, model_validator
 from audits.config import AuditSpec, checked
 from audits.control import audit_with_control
 from audits.finished import Finished
-from audits.privacy import Audit, Frozen
+from audits.privacy import Audit, Frozen, chosen
 from audits.rehearsal import fix_noise
-from audits.shelf import Shelf, key_of
+from audits.shelf import Shelf, code_of, key_of
 from audits.utility import Utility, utilities
-from secsplit import __version__
 from secsplit.books import KEY
 from secsplit.config import Strict, explain
 from secsplit.errors import RunError, nearest
@@ -93,10 +93,10 @@ class Point:
         """Configuration and axes in words, without the seed."""
         return ", ".join([self.configuration, *(f"{axis} = {_shown(value)}" for axis, value in self.at.items())])
 
-    @property
+    @cached_property
     def key(self) -> str:
         tables = {name: table for name, table in self.tables.items() if name != "grid"}
-        return key_of(__version__, tables)
+        return key_of(tables, [code_of(type(attack)) for attack in chosen(checked(tables.get("audit", {})))])
 
     def run(self) -> Run:
         """Raises RunError naming the point where its run makes no sense."""

@@ -28,7 +28,7 @@ from audits.leakage import Goal, Leakage
 from audits.rehearsal import rehearsed
 from audits.score import score
 from audits.secret import secret
-from audits.shelf import Shelf, key_of
+from audits.shelf import Shelf, code_of, key_of
 from audits.statistics import holm
 from audits.views import empty_handed, view_of
 from secsplit import __version__
@@ -239,8 +239,8 @@ class _Auditor:
         """Everything that a cell's outcome follows from."""
         options = {name: getattr(each, name) for name in getattr(each, "__dataclass_fields__", {})}
         spec = self.spec.model_dump(mode="json", include={"seed", "control", "gallery", "reveal"})
-        return key_of(__version__, self.finished.run.digest().hex(), self.finished.fingerprint, each.name,
-                      type(each).__qualname__, options, _facts(threat), spec)  # fmt: skip
+        return key_of(self.finished.run.digest().hex(), self.finished.fingerprint, each.name,
+                      type(each).__qualname__, code_of(type(each)), options, _facts(threat), spec)  # fmt: skip
 
     def run(self, each: Attack, threat: Threat) -> Timed:
         began = time.process_time()

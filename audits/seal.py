@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from audits.channel import FILE as CHANNEL
+from audits.grid import POINTS
 from audits.privacy import AUDIT, Frozen
 from audits.report.write import JSON
+from audits.sweep import GRID, Grid
 from secsplit.auditlog import FILE as LOG
 from secsplit.errors import RunError
 from secsplit.rundir import write_atomically
@@ -39,7 +42,7 @@ class Sealed(Frozen):
 
 
 class Manifest(Frozen):
-    """Every sealed file, by its path in the run's folder. digest: of the run."""
+    """Every sealed file, by its path in the folder. digest: of the run, or the key of the sweep."""
 
     schema_version: str = "1.0"
     digest: str
@@ -67,21 +70,26 @@ def sealed(path: Path) -> Sealed:
 
 
 def evidence_files(folder: Path) -> Iterator[str]:
-    """What is sealed where it is there: the run, the audit, the report, and each party's log, metrics and accounts."""
-    for name in ("run.toml", "digest", AUDIT, JSON):
+    """What is sealed where it is there: the run, the audits, the report, and each party's log, metrics and accounts.
+
+    Of a sweep: its results, and the same of every point.
+    """
+    for name in ("run.toml", "digest", AUDIT, CHANNEL, GRID, JSON):
         if (folder / name).exists():
             yield name
-    for party in sorted((folder / "parties").iterdir()):
+    for party in sorted((folder / "parties").glob("*/")):
         for name in (LOG, "metrics.jsonl", "channel.json", "privacy.json"):
             if (party / name).exists():
                 yield f"parties/{party.name}/{name}"
+    for point in sorted((folder / POINTS).glob("*/")):
+        yield from (f"{POINTS}/{point.name}/{name}" for name in evidence_files(point))
 
 
 def seal(folder: Path, me: Identity) -> Path:
     """Sign the folder's evidence as `me`. Raises RunError where it is no longer what others have sealed."""
     path = folder / MANIFEST
     made = Manifest(
-        digest=(folder / "digest").read_text().strip(),
+        digest=Grid.load(folder).key if (folder / GRID).exists() else (folder / "digest").read_text().strip(),
         files={name: sealed(folder / name) for name in evidence_files(folder)},
     )
     others = sorted((folder / SEALS).glob("*.json")) if (folder / SEALS).is_dir() else []

@@ -13,9 +13,11 @@ from pathlib import Path
 import msgspec
 from pydantic import ValidationError
 
-from audits.privacy import Frozen
+from audits.grid import POINTS, PointResult
+from audits.privacy import AUDIT, Audit, Frozen
 from audits.report.write import JSON
 from audits.seal import MANIFEST, SEALS, Manifest, Seal, load, sealed
+from audits.sweep import GRID, Grid
 from channels import KeyFileError, PublicIdentity
 from secsplit.auditlog import FILE as LOG
 from secsplit.auditlog import Begun, Done, Entry, Epoch, Told, digest_of, entry
@@ -44,17 +46,57 @@ class Chained(Frozen):
 
 
 def verify(folder: Path, signers: Collection[str] = ()) -> tuple[Check, ...]:
-    """Everything that can be checked of a folder. signers: fingerprints that must have sealed it, from elsewhere."""
+    """Everything that can be checked of a run's folder, or a sweep's.
+
+    signers: fingerprints that must have sealed it, from elsewhere.
+    """
+    checks = _sweep(folder) if (folder / GRID).exists() else _run(folder)
+    return (*checks, *_sealed(folder), *_seals(folder, signers))
+
+
+def _run(folder: Path) -> Iterator[Check]:
     run = RunDir.open(folder)
     logs: dict[str, Chained] = {}
-    checks = list(_digest(run))
+    yield from _digest(run)
     for party in run.parties():
-        checks += _log(run, party, logs)
+        yield from _log(run, party, logs)
     for name in logs:
-        checks += _told(folder, name, logs)
-    checks += _sealed(folder)
-    checks += _seals(folder, signers)
-    return tuple(checks)
+        yield from _told(folder, name, logs)
+
+
+def _sweep(folder: Path) -> Iterator[Check]:
+    """Every point of a sweep: one line each where all is well, else what is not."""
+    try:
+        grid = Grid.load(folder)
+    except RunError as error:
+        yield Check(what=GRID, ok=False, text=str(error))
+        return
+    yield Check(what=GRID, ok=True, text=f"{len(grid.points)} points")
+    for point in grid.points:
+        name = f"{point.setting}, seed {point.seed}"
+        checks = list(_point(folder / POINTS, point))
+        wrong = [check for check in checks if not check.ok]
+        yield from (check.model_copy(update={"what": f"{name}: {check.what}"}) for check in wrong)
+        if not wrong:
+            yield Check(what=name, ok=True, text=f"{len(checks)} checks of its run, logs and audit agree")
+
+
+def _point(shelf: Path, point: PointResult) -> Iterator[Check]:
+    """One point: its run, and its audit as it was kept when it ended (the sweep adds what the control found)."""
+    home = shelf / point.key
+    try:
+        yield from _run(home)
+        audit = Audit.load(home)
+    except RunError as error:
+        yield Check(what="folder", ok=False, text=str(error))
+        return
+    kept, told = (audit.model_dump(exclude={"cells": {"__all__": {"control"}}}) for audit in (audit, point.audit))
+    yield Check(
+        what=AUDIT, ok=kept == told, text=f"{home / AUDIT}: {GRID} {'says' if kept == told else 'contradicts'} it"
+    )
+    digest = (home / "digest").read_text().strip()
+    same = digest == point.audit.digest
+    yield Check(what="digest", ok=same, text=f"{home / 'digest'}: {'' if same else 'not '}the run that was audited")
 
 
 def _digest(run: RunDir) -> Iterator[Check]:
@@ -151,7 +193,7 @@ def _sealed(folder: Path) -> Iterator[Check]:
         yield Check(what=MANIFEST, ok=False, text=str(error))
         return
     if JSON not in manifest.files:
-        yield Check(what=JSON, ok=False, text=f"{folder / MANIFEST}: the report was not sealed")
+        yield Check(what=JSON, ok=False, text=f"{folder / MANIFEST}: no report was sealed; write one, then seal again")
     for name in manifest.files:
         yield _file(folder, name, manifest)
 

@@ -18,7 +18,12 @@ def vanilla(*, labels: str = "client", loss: Loss = "cross_entropy") -> Topology
         "vanilla",
         (Segment("bottom", "client", ("data:x",)), Segment("top", "server", ("bottom",))),
         (Objective("loss", "top", holder=labels, at="server", loss=loss),),
-        "client's bottom feeds the server's top; the labels are sent to the server",
+        "client's bottom feeds the server's top; "
+        + (
+            "the server holds the labels"
+            if labels == "server"
+            else f"the labels are sent from the {labels} to the server"
+        ),
     )
 
 

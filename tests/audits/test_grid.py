@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +18,17 @@ import pytest
 import tomli_w
 
 from audits import grid as grids
+from audits import shelf as shelves
 from audits import sweep as sweeps
 from audits.frontier import settings
 from audits.grid import GridSpec, Point, PointResult, carry_out, grid_spec, points
 from audits.policy import load
 from audits.report.assemble import report_of_sweep
 from audits.report.write import write
+from audits.seal import seal
 from audits.sweep import Grid, sweep
+from audits.verify import verify
+from channels import Identity
 from secsplit.errors import RunError
 
 POLICY = Path(__file__).parents[2] / "examples" / "policy.toml"
@@ -189,6 +194,27 @@ def test_nothing_beats_what_is_marked(made: tuple[Path, Grid]) -> None:
     places = [(s.worst() or 0.0, s.accuracy.mean if s.accuracy else 0.0) for s in found]
     for setting, mine in zip(found, places, strict=True):
         assert setting.best == (not any(o[0] <= mine[0] and o[1] >= mine[1] and o != mine for o in places))
+
+
+def test_another_version_of_the_code_computes_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {point.key for point in points(TABLES)}
+    monkeypatch.setattr(shelves, "code", lambda: "another")
+    assert keys.isdisjoint({point.key for point in points(TABLES)})
+
+
+def test_a_sweep_is_sealed_and_verified(made: tuple[Path, Grid], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made[0], tmp_path / "grid"))
+    write(report_of_sweep(made[1], folder), folder)
+    seal(folder, Identity.generate("auditor"))
+    assert all(check.ok for check in verify(folder)), [check for check in verify(folder) if not check.ok]
+    point = made[1].points[0]
+    audit = folder / grids.POINTS / point.key / "audit.json"
+    lines = audit.read_text().splitlines(keepends=True)
+    changed = next(i for i, line in enumerate(lines) if '"seed"' in line)
+    audit.write_text("".join([*lines[:changed], lines[changed].replace("1", "2", 1), *lines[changed + 1 :]]))
+    wrong = {check.what: check.text for check in verify(folder) if not check.ok}
+    assert wrong[f"{grids.POINTS}/{point.key}/audit.json"].startswith(f"{audit}:{changed + 1}:")
+    assert "contradicts it" in wrong[f"{point.setting}, seed {point.seed}: audit.json"]
 
 
 def test_an_unfinished_sweep_is_named(tmp_path: Path) -> None:
