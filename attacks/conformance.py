@@ -22,6 +22,7 @@ GRANTS: Mapping[Knows, tuple[str, object]] = {
     Knows.AUX: ("aux", None),
     Knows.CLUES: ("clues", None),
     Knows.PAIRS: ("pairs", None),
+    Knows.CANDIDATES: ("candidates", None),
     Knows.PRIOR: ("prior", {}),
     Knows.QUERY: ("query", {}),
     Knows.ARCHITECTURE: ("architecture", {}),

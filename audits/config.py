@@ -2,9 +2,9 @@
 names none.
 
 By default every role that takes part in a step is an adversary of its own, curious, and malicious where an attack takes
-a party's place, with all the help that a report
-should assume: records of the same domain, one known label a class, the class shares, the victim's architecture, and
-queries to the victim's segments. A weaker adversary is asked for by name.
+a party's place, with all the help that a report should assume: records of the same domain, candidates to name members
+among, one known label a class, the class shares, the victim's architecture, and queries to the victim's segments. A
+weaker adversary is asked for by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from secsplit.run import Run
 from secsplit.threat import Behaviour, Knows, Threat
 from secsplit.topology import Topology
 
-ASSUMED = frozenset({Knows.AUX, Knows.CLUES, Knows.PRIOR, Knows.ARCHITECTURE, Knows.QUERY})
+ASSUMED = frozenset({Knows.AUX, Knows.CLUES, Knows.PRIOR, Knows.ARCHITECTURE, Knows.QUERY, Knows.CANDIDATES})
+OUTSIDE = frozenset({Knows.AUX, Knows.PRIOR, Knows.CLUES})  # of a wiretap
 
 
 class ThreatSpec(Strict):
@@ -63,7 +64,7 @@ class AuditSpec(Strict):
         roles = [role for role in topology.roles if role in involved]
         ways: tuple[Behaviour, ...] = ("curious", "malicious") if active else ("curious",)
         return (*(Threat(f"{way} {role}", (role,), way, ASSUMED) for way in ways for role in roles),
-                Threat("wiretap", (), "wiretap", frozenset({Knows.AUX, Knows.PRIOR})))  # fmt: skip
+                Threat("wiretap", (), "wiretap", OUTSIDE, clues=20))  # fmt: skip
 
 
 def audit_spec(run: Run) -> AuditSpec:

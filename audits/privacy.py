@@ -20,6 +20,7 @@ from attacks.catalogue import attack as configured
 from attacks.catalogue import catalogue
 from audits import score_inputs
 from audits.baselines import rivals
+from audits.candidates import candidates_of
 from audits.config import AuditSpec
 from audits.evidence import Case, Rival
 from audits.finished import Finished
@@ -30,6 +31,7 @@ from audits.score import score
 from audits.secret import secret
 from audits.shelf import Shelf, code_of, key_of
 from audits.statistics import holm
+from audits.truth import Truth
 from audits.views import empty_handed, view_of
 from secsplit import __version__
 from secsplit.errors import RunError, nearest
@@ -252,6 +254,13 @@ class _Auditor:
             self.views[threat.name] = view_of(self.finished, threat, seed=self.spec.seed)
         return self.views[threat.name]
 
+    def truth(self, view: View) -> Truth:
+        """The truth, with that of the candidates where the view has some."""
+        if view.candidates is None:
+            return self.finished.truth
+        drawn = candidates_of(self.finished, self.spec.seed)
+        return replace(self.finished.truth, candidates=(drawn.cast, drawn.position))
+
     def coins(self, each: Attack, threat: Threat, what: str = "attack") -> torch.Generator:
         """Randomness of a cell's own: neither the order of the cells nor what else runs changes it."""
         return torch.Generator().manual_seed(derive(self.spec.seed, what, each.name, threat.name))
@@ -280,7 +289,7 @@ class _Auditor:
             return self.found(each, threat, view_of(other, threat, seed=self.spec.seed))
 
     def found(self, each: Attack, threat: Threat, view: View) -> dict[str, object]:
-        truth = self.finished.truth
+        truth = self.truth(view)
         guess = secret(view, each.infer(view, coins=self.coins(each, threat)))
         case = Case(truth, self.coins(each, threat, "score"), each.name, threat.name, (), self.finished.epochs)
         if guess.goal == "input":
@@ -299,8 +308,8 @@ class _Auditor:
 
     def control(self, each: Attack, threat: Threat, view: View, guess: Guess) -> Iterable[Rival]:
         """The attack empty-handed, about the same rows; an attack that breaks on noise learnt nothing from it."""
-        if not self.spec.control:
-            return ()
+        if not self.spec.control or not (each.needs.messages or each.needs.any_of or view.wire):
+            return ()  # what reads no message cannot tell messages from noise
         try:
             blind = each.infer(empty_handed(view, seed=self.spec.seed), coins=self.coins(each, threat))
         except (NotApplicable, ValueError, ArithmeticError, RuntimeError):

@@ -16,6 +16,8 @@ from secsplit.threat import Known, View
 
 def secret(view: View, guess: Guess) -> Guess:
     """The guess about rows that the adversary does not already hold. Raises NotApplicable where none is left."""
+    if guess.goal in ("membership", "distinguish"):
+        return guess  # about candidates; who holds them all is not asked
     what = "inputs" if guess.goal == "input" else "labels"
     hidden = torch.ones(len(guess.position), dtype=torch.bool)
     for cast, known in view.own.items():

@@ -27,6 +27,7 @@ class Truth:
     classes: Mapping[str, int]
     sites: Mapping[int, str] = field(default_factory=dict)
     real_patients: bool = True
+    candidates: tuple[Tensor, Tensor] | None = None  # (n,) cast and position of each candidate, -1 for outsiders
 
     @property
     def casts(self) -> tuple[int, ...]:

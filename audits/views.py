@@ -15,8 +15,10 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
+from audits.candidates import candidates_of
 from audits.finished import Finished
 from audits.score_inputs import EVALUATED, chosen
+from audits.wiretap import passages
 from secsplit.assemble import shard_of
 from secsplit.defenses import Noise, Outgoing
 from secsplit.defenses import build as defend
@@ -42,6 +44,8 @@ def view_of(finished: Finished, threat: Threat, *, seed: int = 0) -> View:
             raise RunError(f"threat {threat.name!r}: the transcript of {name!r} is not here; was record = 'off'?")
     theirs = [segment.name for segment in run.topology.order if segment.role not in threat.who]
     grants = _Grants(finished, threat, seed)
+    both = {Knows.AUX, Knows.CANDIDATES} <= threat.knows
+    asked = candidates_of(finished, seed) if Knows.CANDIDATES in threat.knows else None
     return View(
         topology=run.topology,
         roles=threat.who,
@@ -52,13 +56,15 @@ def view_of(finished: Finished, threat: Threat, *, seed: int = 0) -> View:
         order=finished.order,
         shapes={name: column.shape[1:] for name, column in truth.inputs[0].items()},
         asked={cast: chosen(finished.schedule.sizes[cast]["train"], EVALUATED) for cast in truth.casts},
-        aux=grants.aux() if Knows.AUX in threat.knows else None,
+        aux=grants.aux(but=asked.outsiders if both and asked else None) if Knows.AUX in threat.knows else None,
         clues=grants.clues() if Knows.CLUES in threat.knows else None,
         pairs=grants.pairs() if Knows.PAIRS in threat.knows else None,
         prior=grants.prior() if Knows.PRIOR in threat.knows else {},
         query={name: grants.query(name) for name in theirs} if Knows.QUERY in threat.knows else {},
         architecture={name: grants.blank(name) for name in theirs} if Knows.ARCHITECTURE in threat.knows else {},
         weights={name: grants.trained(name) for name in theirs} if Knows.WEIGHTS in threat.knows else {},
+        candidates=asked.records if asked else None,
+        wire=passages(finished) if threat.behaviour == "wiretap" else (),
     )
 
 
@@ -97,10 +103,12 @@ class _Grants:
     def coins(self, what: str) -> torch.Generator:
         return torch.Generator().manual_seed(derive(self.seed, "threat", what))
 
-    def aux(self) -> Known:
+    def aux(self, *, but: Tensor | None = None) -> Known:
+        """Records of the same domain, `but` not those outsiders whose membership it is asked about."""
         outside, most = self.finished.outside, self.threat.aux
         n = next((len(t) for t in outside.inputs.values()), 0)
-        rows = torch.randperm(n, generator=self.coins("aux"))[: most or n]
+        rows = torch.randperm(n, generator=self.coins("aux"))
+        rows = (rows if but is None else rows[~torch.isin(rows, but)])[: most or n]
         inputs = {name: column[rows] for name, column in outside.inputs.items()}
         return Known(inputs, {name: column[rows] for name, column in outside.labels.items()})
 
@@ -202,7 +210,10 @@ def empty_handed(view: View, *, seed: int = 0) -> View:
         )
         for party, transcript in view.transcripts.items()
     }
-    return replace(view, transcripts=noisy)
+    coins = torch.Generator().manual_seed(derive(seed, "noise", "wire"))
+    order = torch.randperm(len(view.wire), generator=coins).tolist()
+    wire = tuple(passage._replace(bytes=view.wire[i].bytes) for passage, i in zip(view.wire, order, strict=True))
+    return replace(view, transcripts=noisy, wire=wire)
 
 
 def _noise(record: Record, seed: int) -> Record:

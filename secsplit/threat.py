@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class Knows(StrEnum):
     ARCHITECTURE = "architecture"  # the victim segment's architecture, untrained
     WEIGHTS = "weights"  # the victim segment's weights
     PAIRS = "pairs"  # a few private records with their true inputs
+    CANDIDATES = "candidates"  # records of which some were trained on: it is asked which
 
 
 Behaviour = Literal["curious", "malicious", "wiretap"]
@@ -72,6 +73,20 @@ class Snapshot:
     make: Callable[[], nn.Module]
 
 
+class Passage(NamedTuple):
+    """One encrypted message as a wiretap sees it pass: between whom, how long, and in which place it came.
+
+    bytes: its length on the wire; at: how many had passed before it on any link; rows: the stamp of its batch, by which
+    the run's public order tells whose records are in it (None: it is about no batch).
+    """
+
+    sender: str
+    receiver: str
+    bytes: int
+    at: int
+    rows: Stamp | None
+
+
 _NONE: Mapping[str, object] = MappingProxyType({})
 
 
@@ -89,8 +104,9 @@ class View:
     order: stamp -> (batch,) positions in the cast's records: the order is drawn from the run's seed, which every party
         knows, so whoever receives a batch can link rows over epochs;
     asked: cast -> positions that the adversary is asked about, in order of preference (empty: any row it saw);
-    aux, clues, pairs, prior, query, architecture, weights: granted by the threat, else None or empty.
-        query/architecture/weights: victim's segment -> callable, untrained module maker, and snapshot maker.
+    aux, clues, pairs, candidates, prior, query, architecture, weights: granted by the threat, else None or empty.
+        query/architecture/weights: victim's segment -> callable, untrained module maker, and snapshot maker;
+    wire: what a wiretap saw pass, in order; parties have no use for it.
     """
 
     topology: Topology
@@ -109,6 +125,8 @@ class View:
     query: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     architecture: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
     weights: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    candidates: Known | None = None
+    wire: tuple[Passage, ...] = ()
 
     def records(
         self,

@@ -31,6 +31,7 @@ KNOWLEDGE: Mapping[str, str] = MappingProxyType(
         Knows.QUERY: "may run the other side's layers on inputs of its own choice",
         Knows.ARCHITECTURE: "knows how the other side's layers are built, not their weights",
         Knows.WEIGHTS: "knows the other side's weights",
+        Knows.CANDIDATES: "has records of which some were trained on, and asks which",
         Knows.PAIRS: "knows a few training records in full",
     }
 )
