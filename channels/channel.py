@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import NoReturn, Protocol, Self
 
 from channels.errors import ChannelDead, ChannelError, DeadlineExceeded, IntegrityError, MessageTooLarge, PeerClosed
 from channels.identity import PublicIdentity
@@ -21,6 +21,7 @@ from channels.primitives import Buffer
 from channels.records import Frame, Kind, Limits
 from channels.wire import Wire
 
+DATA = Kind.DATA
 Opening = Generator[memoryview, None, tuple[Kind, Frame]]
 
 
@@ -138,16 +139,18 @@ class SealedChannel:
     def send(self, meta: bytes, *payload: Buffer) -> None:
         """See `Channel.send`."""
         with self._sending:
-            self._check()
-            self._write(Kind.DATA, meta, payload)
+            if self._end is not None:
+                self._refuse()
+            self._write(DATA, meta, payload)
             self._sent += 1
 
     def recv(self, timeout: float | None = None) -> Frame:
         """See `Channel.recv`."""
         with self._receiving:
-            self._check()
+            if self._end is not None:
+                self._refuse()
             kind, frame = self._read(None if timeout is None else time.monotonic() + timeout)
-            if kind is Kind.DATA:
+            if kind is DATA:
                 self._received += 1
                 return frame
             if kind is Kind.CLOSE:
@@ -209,11 +212,11 @@ class SealedChannel:
             self._die(ChannelDead("a receive was interrupted half way", peer=self.peer.name), conversation)
             raise
 
-    def _check(self) -> None:
-        if self._end is not None:
-            if isinstance(self._end, PeerClosed | ChannelDead):
-                raise self._end
-            raise ChannelDead(f"ended earlier: {self._end.what}", peer=self.peer.name)
+    def _refuse(self) -> NoReturn:
+        assert self._end is not None
+        if isinstance(self._end, PeerClosed | ChannelDead):
+            raise self._end
+        raise ChannelDead(f"ended earlier: {self._end.what}", peer=self.peer.name)
 
     def _die(self, error: ChannelError, conversation: Opening | None = None) -> ChannelError:
         """End everything because of this error, which is returned to be raised; the first error stays the reason."""

@@ -23,10 +23,11 @@ import hmac
 import os
 import struct
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from sys import getrefcount
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -44,6 +45,9 @@ MAX_META = 1 << 20
 MAX_MESSAGE = 4 << 30
 ALIGNMENT = 64
 SMALL = 4096  # bytes of scratch to begin with
+SLACK = HEADER.size + 3 * TAG  # what sealing adds to a message of one record
+KEEP, KEEP_BYTES = 2, 16 << 20  # how many received buffers are kept for another use, and how large ones
+FREE = 3  # references to a kept buffer that nobody uses: ours, the loop's variable's, and the question's own
 
 
 class Kind(IntEnum):
@@ -103,9 +107,32 @@ def aligned(length: int) -> memoryview:
     return raw[start : start + length]
 
 
+class Warm:
+    """Memory for what is received: a buffer whose last holder has let go serves again, warm and already paged in.
+
+    Whoever holds any view of a buffer, or an array over one, holds a reference to it, so one that only this object
+    refers to is free. Few and small enough ones are kept; all else is fresh.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[np.ndarray[Any, Any], int, int]] = []  # buffer, where its aligned part starts, length
+
+    def take(self, length: int) -> memoryview:
+        """Writable memory of that length, not zeroed, starting at a multiple of 64 bytes."""
+        for raw, start, kept in self._kept:
+            if kept == length and getrefcount(raw) == FREE:
+                return raw.data[start : start + length]
+        raw = np.empty(length + ALIGNMENT, np.uint8)
+        start = -ctypes.addressof(ctypes.c_char.from_buffer(raw)) % ALIGNMENT
+        if length <= KEEP_BYTES:
+            self._kept.append((raw, start, length))
+            del self._kept[:-KEEP]
+        return raw.data[start : start + length]
+
+
 def flat(buffer: Buffer) -> memoryview:
     """Its bytes, as one line; raises TypeError where they are not contiguous."""
-    view = memoryview(buffer)
+    view = buffer if type(buffer) is memoryview else memoryview(buffer)
     return view if view.format == "B" and view.ndim == 1 and view.c_contiguous else view.cast("B")
 
 
@@ -133,6 +160,7 @@ class RecordKeys(Protocol):
     rekeys: int
 
     def seal(self, plaintext: Buffer, out: memoryview) -> None: ...
+    def seal_two(self, first: Buffer, first_out: memoryview, second: Buffer, second_out: memoryview) -> None: ...
     def open(self, record: memoryview, out: memoryview) -> None: ...
     def drop(self, why: str) -> None: ...
 
@@ -157,6 +185,17 @@ class Keys(Secretive):
             self._turn(n)
         self.records = n + 1
         self._aead.encrypt_into(self._nonce(0, n), plaintext, None, out)
+
+    def seal_two(self, first: Buffer, first_out: memoryview, second: Buffer, second_out: memoryview) -> None:
+        """Seal the next two records at once: what `seal` does twice."""
+        n, nonce, seal = self.records, self._nonce, self._aead.encrypt_into
+        if n + 1 >= self._until:
+            self.seal(first, first_out)
+            self.seal(second, second_out)
+            return
+        self.records = n + 2
+        seal(nonce(0, n), first, None, first_out)
+        seal(nonce(0, n + 1), second, None, second_out)
 
     def open(self, record: memoryview, out: memoryview) -> None:
         """Open the next record; raises IntegrityError, leaving what must be wiped in `out`, or as `seal`."""
@@ -194,17 +233,40 @@ class Sealer:
     def __init__(self, keys: RecordKeys, limits: Limits = DEFAULT_LIMITS, *, pad: bool = False) -> None:
         self.keys, self.limits, self._pad = keys, limits, pad
         self._scratch = memoryview(bytearray(SMALL))
+        self._head = self._scratch[: HEADER.size + keys.tag]
 
-    def seal(self, kind: int, meta: bytes, payload: Sequence[Buffer] = ()) -> Iterator[memoryview]:
+    def seal(self, kind: int, meta: bytes, payload: Sequence[Buffer] = ()) -> Iterable[memoryview]:
         """Pieces to write in order, each valid until the next is asked for; raises MessageTooLarge before sealing."""
+        if len(payload) == 1 and not self._pad:
+            view = flat(payload[0])
+            length, extra = len(view), len(meta)
+            if length <= self.limits.record and length + extra + SLACK <= len(self._scratch):
+                self.limits.check(length, extra)
+                return (self._whole(kind, meta, view),)
         views = [view for buffer in payload if len(view := flat(buffer))]
         total = sum(map(len, views))
         self.limits.check(total, len(meta))
         return self._pieces(kind, meta, views, total)
 
+    def _whole(self, kind: int, meta: bytes, view: memoryview) -> memoryview:
+        """A message of at most one record, that fits the scratch: what `_pieces` makes of it, without its loops."""
+        out, head, keys, tag = self._scratch, self._head, self.keys, self.keys.tag
+        announced, at = HEADER.pack(len(view), len(meta), kind, 0), len(head)
+        middle = at + len(meta) + tag if meta else at
+        end = middle + len(view) + tag if view else middle
+        if meta and view:
+            keys.seal_two(announced, head, meta, out[at:middle])
+            keys.seal(view, out[middle:end])
+        elif meta or view:
+            keys.seal_two(announced, head, meta or view, out[at:end])
+        else:
+            keys.seal(announced, head)
+        return out[:end]
+
     def _pieces(self, kind: int, meta: bytes, views: list[memoryview], total: int) -> Iterator[memoryview]:
-        if total + len(meta) + SMALL // 2 > len(self._scratch) <= SMALL:
+        if total + len(meta) + SLACK > len(self._scratch) <= SMALL:
             self._scratch = aligned(SMALL + self.limits.record + self.keys.tag)  # a page touched costs; most never are
+            self._head = self._scratch[: HEADER.size + self.keys.tag]
         out, seal, tag = self._scratch, self.keys.seal, self.keys.tag
         at = HEADER.size + tag
         seal(HEADER.pack(total, len(meta), kind, self._pad), out[:at])
@@ -265,6 +327,8 @@ class Opener:
     def __init__(self, keys: RecordKeys, limits: Limits = DEFAULT_LIMITS) -> None:
         self.keys, self.limits = keys, limits
         self._header = memoryview(bytearray(HEADER.size + keys.tag))
+        self._plain = self._header[: HEADER.size]
+        self._warm = Warm()
 
     def open(self) -> Generator[memoryview, None, tuple[Kind, Frame]]:
         """One message: fill each memory yielded, entirely; the message is the generator's value.
@@ -273,40 +337,39 @@ class Opener:
         that was written is wiped and the key is gone.
         """
         yield self._header
-        tag = self.keys.tag
+        keys = self.keys
+        tag = keys.tag
         holding: list[memoryview] = []
         try:
-            total, meta_length, kind, padded = self._parse()
-            meta, wire = b"", total
-            if padded:
-                wire = padme(total)
+            keys.open(self._header, self._plain)
+            total, meta_length, kind, padded = HEADER.unpack(self._plain)
+            if kind or padded or total > self.limits.max_message or meta_length > self.limits.max_meta:
+                self._judge(total, meta_length, kind, padded)
+            meta, wire = b"", padme(total) if padded else total
             if meta_length:
                 memory = memoryview(bytearray((padme(meta_length) if padded else meta_length) + tag))
                 holding.append(memory)
                 yield memory
-                self.keys.open(memory, memory[: len(memory) - tag])
+                keys.open(memory, memory[: len(memory) - tag])
                 meta = bytes(memory[:meta_length])
             if not wire:
-                return kind, Frame(meta, memoryview(bytearray()))
-            payload = aligned(wire + tag)
+                return KINDS[kind], Frame(meta, memoryview(bytearray()))
+            payload = self._warm.take(wire + tag)
             holding.append(payload)
             for begin in range(0, wire, self.limits.record):
                 end = min(begin + self.limits.record, wire)
                 record = payload[begin : end + tag]
                 yield record
-                self.keys.open(record, payload[begin:end])
-            return kind, Frame(meta, payload[:total])
+                keys.open(record, payload[begin:end])
+            return KINDS[kind], Frame(meta, payload[:total])
         except BaseException:
             for memory in holding:
                 np.frombuffer(memory, np.uint8)[:] = 0
             self.keys.drop("a message did not arrive whole and authentic")
             raise
 
-    def _parse(self) -> tuple[int, int, Kind, int]:
-        header = self._header
-        self.keys.open(header, header[: HEADER.size])
-        total, meta_length, kind, padded = HEADER.unpack_from(header)
+    def _judge(self, total: int, meta_length: int, kind: int, padded: int) -> None:
+        """Raise where a header asks for what it must not."""
         if kind >= len(KINDS) or padded > 1:
             raise IntegrityError(f"unknown message kind {kind}", fault="peer", fix="run the same release on both sides")
         self.limits.check(total, meta_length)
-        return total, meta_length, KINDS[kind], padded

@@ -89,11 +89,11 @@ class ReadAhead:
         """See `Wire.fill`."""
         length, start = len(memory), self._start
         if length <= READ_AHEAD:
-            while self._end - self._start < length:
-                self._read_ahead(deadline)
-            start = self._start
-            memory[:] = self._ahead[start : start + length]
+            if self._end - start < length:
+                self._read_ahead(length, deadline)
+                start = self._start
             self._start = start + length
+            memory[:] = self._ahead[start : start + length]
             return
         got = self._end - start
         if got:
@@ -102,12 +102,13 @@ class ReadAhead:
         while got < length:
             got += self._receive(memory[got:], time.monotonic() + self.stall, whole=True)
 
-    def _read_ahead(self, deadline: float | None) -> None:
+    def _read_ahead(self, length: int, deadline: float | None) -> None:
         left = self._end - self._start
         if left:
             self._ahead[:left] = self._ahead[self._start : self._end]
         self._start, self._end = 0, left
-        self._end = left + self._receive(self._ahead[left:], deadline, whole=False)
+        while self._end < length:
+            self._end += self._receive(self._ahead[self._end :], deadline, whole=False)
 
 
 class SocketWire(ReadAhead):

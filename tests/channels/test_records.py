@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from channels import records
 from channels.errors import ChannelDead, ChannelError, IntegrityError, KeyExhausted, MessageTooLarge
 from channels.primitives import CIPHERS, TAG
-from channels.records import HEADER, Frame, Keys, Kind, Limits, Opener, Sealer, aligned, padme
+from channels.records import HEADER, Frame, Keys, Kind, Limits, Opener, Sealer, Warm, aligned, padme
 
 KEY = bytes(range(32))
 SMALL = Limits(record=1 << 14, max_message=1 << 20, max_meta=1 << 10)
@@ -90,6 +90,44 @@ def test_memory_is_aligned_and_writable(length: int) -> None:
     memory = aligned(length)
     assert (len(memory), memory.readonly) == (length, False)
     assert np.frombuffer(memory, np.uint8).ctypes.data % 64 == 0
+
+
+def test_received_memory_serves_again_only_when_nobody_holds_any_of_it() -> None:
+    import numpy as np
+
+    warm = Warm()
+
+    def address(view: memoryview) -> int:
+        return int(np.frombuffer(view, np.uint8).ctypes.data)
+
+    first = warm.take(5000)
+    held, second = first[10:20], warm.take(5000)
+    assert len({address(first), address(second)}) == 2
+    where = address(first)
+    del first, second
+    assert address(warm.take(5000)) != where  # a slice still refers to it
+    array = np.frombuffer(held, np.uint8)
+    del held
+    assert address(warm.take(5000)) != where  # an array still does
+    del array
+    assert where in {address(warm.take(5000)), address(warm.take(5000))}
+    assert len(warm.take(3)) == 3
+    assert sum(kept for _, _, kept in warm._kept) <= records.KEEP * records.KEEP_BYTES
+
+
+@pytest.mark.parametrize("every", [2, 3, 4, 1 << 16])
+@pytest.mark.parametrize("meta", [b"", b"meta"])
+@pytest.mark.parametrize("payload", [b"", b"payload" * 50])
+def test_a_message_sealed_at_once_is_the_one_sealed_in_pieces(
+    monkeypatch: pytest.MonkeyPatch, every: int, meta: bytes, payload: bytes
+) -> None:
+    """The short way through the sealer makes the same bytes, across changes of the key, too."""
+    monkeypatch.setattr(records, "REKEY_EVERY", every)
+    at_once, in_pieces = ends()[0], ends()[0]
+    for _ in range(5):
+        parts = payload[:7], payload[7:]  # two buffers go the long way
+        assert sealed(at_once, meta, payload) == sealed(in_pieces, meta, *parts)
+    assert at_once.keys.records == in_pieces.keys.records
 
 
 def test_padme_is_the_published_function() -> None:
