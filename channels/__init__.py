@@ -14,6 +14,7 @@ A `Session` outlives its connections and reads beside compute; `connect` and `Li
 """
 
 from channels.channel import Channel, ChannelFacts, SealedChannel
+from channels.contact import Reception, accept_invite
 from channels.dial import connect
 from channels.errors import (
     ChannelDead,
@@ -37,6 +38,7 @@ from channels.errors import (
     UnknownPeer,
 )
 from channels.identity import Identity, PublicIdentity
+from channels.invite import Invite, Invites
 from channels.listen import Listener
 from channels.pairs import memory_pair, socketpair_pair
 from channels.records import Frame, Limits
@@ -57,7 +59,9 @@ __all__ = [
     "Identity",
     "IdentityMismatch",
     "IntegrityError",
+    "Invite",
     "InviteRefused",
+    "Invites",
     "KeyExhausted",
     "KeyFileError",
     "Limits",
@@ -66,6 +70,7 @@ __all__ = [
     "PeerClosed",
     "PeerLost",
     "PublicIdentity",
+    "Reception",
     "Roster",
     "RosterExpired",
     "RosterRollback",
@@ -76,6 +81,7 @@ __all__ = [
     "SuiteRefused",
     "Truncated",
     "UnknownPeer",
+    "accept_invite",
     "connect",
     "memory_pair",
     "open_session",

@@ -74,7 +74,7 @@ class NoiseIK:
         hearing = agreement.opener.open()
         memory = next(hearing)
         memory[:] = yield Ask(last, len(memory))
-        if _kind(hearing) is not Kind.HELLO:
+        if kind_of(hearing) is not Kind.HELLO:
             raise HandshakeError("no hello under the new keys: a replayed or forged first message", peer=peer.name)
         return agreement
 
@@ -114,11 +114,11 @@ def frame(message: bytes) -> bytes:
     return len(message).to_bytes(2, "big") + message
 
 
-def frame_length(head: bytes) -> int:
+def frame_length(head: bytes, most: int = MAX_FRAME) -> int:
     """The length announced; raises HandshakeError where nothing of ours is that long."""
     length = int.from_bytes(head, "big")
-    if not PREFACE.size <= length <= MAX_FRAME:
-        raise HandshakeError(f"not a secsplit handshake: first bytes announce {length}, expected at most {MAX_FRAME}")
+    if not PREFACE.size <= length <= most:
+        raise HandshakeError(f"not a secsplit handshake: first bytes announce {length}, expected at most {most}")
     return length
 
 
@@ -133,7 +133,8 @@ def read(noise: HandshakeState, message: bytes) -> bytes:
         ) from None
 
 
-def _kind(hearing: Generator[memoryview, None, tuple[Kind, Frame]]) -> Kind | None:
+def kind_of(hearing: Generator[memoryview, None, tuple[Kind, Frame]]) -> Kind | None:
+    """The kind of the message that ends here; None where it does not open, or does not end."""
     try:
         hearing.send(None)
     except StopIteration as done:

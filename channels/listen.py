@@ -29,7 +29,7 @@ from channels.errors import (
     Truncated,
 )
 from channels.identity import Identity
-from channels.meeting import Agreement, Conversation, Handshake, Side
+from channels.meeting import Agreement, Conversation, Responder, Side
 from channels.records import DEFAULT_LIMITS, Limits
 from channels.roster import Roster
 from channels.wire import STALL, SocketWire
@@ -93,7 +93,7 @@ class Listener:
         roster: Roster,
         *,
         digest: bytes,
-        handshake: Handshake = NOISE_IK,
+        handshake: Responder = NOISE_IK,
         limits: Limits = DEFAULT_LIMITS,
         pad: bool = False,
         stall: float = STALL,

@@ -111,13 +111,17 @@ class Agreement:
 Conversation = Generator[Ask, bytes, Agreement]
 
 
-class Handshake(Protocol):
-    """A way for two parties to meet, over any wire."""
-
-    def initiate(self, side: Side, peer: PublicIdentity) -> Conversation:
-        """The dialling side; raises HandshakeError in its kinds."""
-        ...
+class Responder(Protocol):
+    """A way to be met, over any wire."""
 
     def respond(self, side: Side) -> Conversation:
         """The listening side."""
+        ...
+
+
+class Handshake(Responder, Protocol):
+    """A way for two parties of one roster to meet, over any wire."""
+
+    def initiate(self, side: Side, peer: PublicIdentity) -> Conversation:
+        """The dialling side; raises HandshakeError in its kinds."""
         ...

@@ -55,7 +55,7 @@ class Kind(IntEnum):
 
     DATA = 0
     CLOSE = 1
-    HELLO = 2  # the initiator's first record: it proves the keys before anything is trusted to it
+    HELLO = 2  # a handshake's last word: it proves the keys before anything is trusted to them
 
 
 KINDS = tuple(Kind)
@@ -123,7 +123,7 @@ class Warm:
             if kept == length and getrefcount(raw) == FREE:
                 return raw.data[start : start + length]
         raw = np.empty(length + ALIGNMENT, np.uint8)
-        start = -ctypes.addressof(ctypes.c_char.from_buffer(raw)) % ALIGNMENT
+        start = -ctypes.addressof(ctypes.c_char.from_buffer(raw.data)) % ALIGNMENT
         if length <= KEEP_BYTES:
             self._kept.append((raw, start, length))
             del self._kept[:-KEEP]

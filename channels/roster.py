@@ -37,6 +37,13 @@ class Roster:
                 raise ValueError(f"a {what} is listed twice in the roster")
         return cls(listed, epoch, signer.public, signer.sign(_statement(listed, epoch)))
 
+    def adding(self, newcomers: Iterable[PublicIdentity], *, signer: Identity) -> Roster:
+        """The next epoch, with these parties listed too; one of a known name replaces that one. Raises ValueError."""
+        added = list(newcomers)
+        names = {party.name for party in added}
+        kept = [party for party in self.parties if party.name not in names]
+        return Roster.of([*kept, *added], epoch=self.epoch + 1, signer=signer)
+
     def verify(self, signer: PublicIdentity | str) -> Roster:
         """Itself; raises KeyFileError unless the pinned signer (or the one of that fingerprint) signed all of it."""
         pinned = signer if isinstance(signer, str) else signer.fingerprint

@@ -18,6 +18,8 @@ keys.add_typer(roster_app, name="roster")
 
 Passphrase = Annotated[bool, typer.Option("--passphrase", help="seal the key file with a passphrase")]
 
+Book = Annotated[Path, typer.Option("--book", help="folder that remembers the invites given, and who came by them")]
+
 
 def register(app: typer.Typer) -> None:
     app.add_typer(keys, name="keys")
@@ -72,6 +74,81 @@ def sign(
     Roster.of([PublicIdentity.load(path) for path in publics], epoch=epoch, signer=signer).save(out)
     result(str(out))
     say(f"signed by {signer.public.name}: {signer.public.fingerprint}")
+
+
+@roster_app.command("add")
+def add(
+    roster: Annotated[Path, typer.Argument(metavar="ROSTER.toml", help="replaced by its next epoch")],
+    publics: Annotated[list[Path], typer.Argument(metavar="NAME.pub.toml...", help="as `keys admit` left them")],
+    key: Annotated[Path, typer.Option("--key", help="the signer's private key")],
+) -> None:
+    """List more parties: the next epoch of a roster; nobody else's keys change."""
+    from channels import PublicIdentity, Roster
+
+    signer = unlock(key)
+    longer = Roster.load(roster, signer.public).adding(map(PublicIdentity.load, publics), signer=signer)
+    longer.save(roster)
+    result(str(roster))
+    say(f"epoch {longer.epoch} lists {', '.join(party.name for party in longer)}")
+
+
+@keys.command("invite")
+def invite(
+    name: Annotated[str, typer.Argument(help="the newcomer's name, as in the run file")],
+    key: Annotated[Path, typer.Option("--key", help="the private key of whoever will admit it")],
+    address: Annotated[str, typer.Option(help="host:port where `keys admit` will listen")],
+    out: Annotated[Path, typer.Option("--out", help="folder for NAME.invite")] = Path(),
+    book: Book = Path("invites"),
+    fingerprint: Annotated[str, typer.Option(help="the newcomer's, read aloud; then no secret changes hands")] = "",
+    role: Annotated[list[str] | None, typer.Option(help="roles it may play [any]")] = None,
+    days: Annotated[float, typer.Option(help="days until it expires")] = 7,
+) -> None:
+    """Invite a party that no roster lists yet: NAME.invite works once, for it alone."""
+    from channels import Invite, Invites
+
+    made = Invite.of(name, unlock(key).public, roles=role or (), days=days, guest=fingerprint, address=address)
+    out.mkdir(parents=True, exist_ok=True)
+    made.save(out / f"{name}.invite")
+    Invites(book).issue(made)
+    result(str(out / f"{name}.invite"))
+    say("hand it over in private: whoever holds it is taken for " + name if made.secret else "it holds no secret")
+    say(f"then wait for {name} with: secsplit keys admit --key {key} --listen {address}")
+
+
+@keys.command("admit")
+def admit(
+    key: Annotated[Path, typer.Option("--key", help="the private key that the invites were made with")],
+    listen: Annotated[str, typer.Option(help="host:port to listen at")],
+    book: Book = Path("invites"),
+    wait: Annotated[float, typer.Option(help="seconds to wait for the next newcomer")] = 600,
+) -> None:
+    """Wait for invited parties, until all have come; their public identities wait to be listed in the roster."""
+    from channels import Invites, Reception
+
+    invites = Invites(book)
+    with Reception(listen, unlock(key), invites) as reception:
+        say(f"listening at {reception.address} for {', '.join(i.name for i in invites.open()) or 'nobody'}")
+        while invites.open():
+            newcomer, entry = reception.welcome(wait)
+            result(str(entry))
+            say(f"{newcomer.name}: {newcomer.fingerprint}; list it with: secsplit keys roster add ROSTER.toml {entry}")
+
+
+@keys.command("accept")
+def accept(
+    file: Annotated[Path, typer.Argument(metavar="NAME.invite")],
+    key: Annotated[Path, typer.Option("--key", help="this party's private key")],
+    out: Annotated[Path, typer.Option("--out", help="file for the host's public identity")] = Path("signer.pub.toml"),
+    address: Annotated[str, typer.Option(help="another host:port than the invite's")] = "",
+    proxy: Annotated[str | None, typer.Option(help="http://[user:password@]host:port to pass through")] = None,
+) -> None:
+    """Accept an invite: prove who we are to the host, and keep its public identity to know its rosters by."""
+    from channels import Invite, accept_invite
+
+    host = accept_invite(Invite.load(file), unlock(key), address=address, proxy=proxy)
+    host.save(out)
+    result(str(out))
+    say(f"{host.name} ({host.fingerprint}) has our public identity; wait for its roster")
 
 
 def unlock(file: Path) -> Identity:
