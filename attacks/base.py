@@ -169,6 +169,6 @@ def _crosses(need: Need, topology: Topology, threat: Threat) -> bool:
     return any(
         c.kind is need.kind
         and (c.receiver if need.direction == "received" else c.sender) in threat.who
-        and not {c.receiver, c.sender} <= set(threat.who)
+        and (threat.parties or not {c.receiver, c.sender} <= set(threat.who))
         for c in topology.crossings
     )

@@ -63,6 +63,7 @@ def check_attack(attack: Attack, make_view: MakeView, *, seed: int = 0) -> Guess
 def without(view: View, known: Knows) -> View:
     """The view less one grant."""
     name, nothing = GRANTS[known]
+    view = replace(view, history={}) if known is Knows.WEIGHTS else view
     return replace(view, **{name: nothing})  # type: ignore[arg-type]
 
 

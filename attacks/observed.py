@@ -101,8 +101,9 @@ def freshest(view: View, rows: Observed, most: int) -> Tensor:
 
 
 def held(view: View, rows: Observed) -> dict[str, Tensor]:
-    """column -> (n, ...): what the coalition itself holds of those rows."""
-    names = {name for known in view.own.values() for name in known.inputs}
+    """column -> (n, ...): what the coalition itself holds of every one of those rows."""
+    casts = [view.own[cast].inputs if cast in view.own else {} for cast in rows.cast.unique().tolist()]
+    names = set.intersection(*(set(inputs) for inputs in casts)) if casts else set()
     places = list(zip(rows.cast.tolist(), rows.position.tolist(), strict=True))
     return {name: torch.stack([view.own[c].inputs[name][p] for c, p in places]) for name in sorted(names)}
 

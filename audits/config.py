@@ -33,9 +33,10 @@ class ThreatSpec(Strict):
     clues: Annotated[int, Field(ge=0)] = 1
     pairs: Annotated[int, Field(ge=0)] = 0
     aux: Annotated[int, Field(ge=0)] = 0
+    parties: tuple[str, ...] = ()
 
     def build(self, name: str) -> Threat:
-        return Threat(name, self.who, self.behaviour, self.knows, self.clues, self.pairs, self.aux)
+        return Threat(name, self.who, self.behaviour, self.knows, self.clues, self.pairs, self.aux, self.parties)
 
 
 class AuditSpec(Strict):

@@ -130,8 +130,8 @@ class Finished:
     def order(self, stamp: Stamp) -> Tensor:
         """(batch,) the rows of the message with that stamp: which positions of the cast's records it holds."""
         turn = self.turns.get(stamp.step)
-        if turn is None:
-            raise RunError(f"no turn is taken at step {stamp.step} of run {self.run.file.name!r}")
+        if turn is None or (turn.cast, turn.training) != (stamp.cast, stamp.training):
+            raise RunError(f"cast {stamp.cast} takes no such turn at step {stamp.step} of run {self.run.file.name!r}")
         rows = self.schedule.rows(turn)
         return rows.chunk(self.run.file.train.micro_batches)[stamp.micro] if turn.training else rows
 

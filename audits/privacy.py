@@ -319,6 +319,6 @@ class _Auditor:
 
 def _facts(threat: Threat) -> ThreatFacts:
     return ThreatFacts(
-        name=threat.name, who=threat.who, behaviour=threat.behaviour, knows=tuple(sorted(threat.knows)),
-        clues=threat.clues, pairs=threat.pairs, aux=threat.aux,
+        name=threat.name, who=threat.parties or threat.who, behaviour=threat.behaviour,
+        knows=tuple(sorted(threat.knows)), clues=threat.clues, pairs=threat.pairs, aux=threat.aux,
     )  # fmt: skip

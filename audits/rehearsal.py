@@ -19,6 +19,7 @@ import torch
 
 from attacks.base import Attack
 from audits.finished import Finished
+from audits.views import coalition
 from secsplit.books import KEY
 from secsplit.party import Party
 from secsplit.run import Run
@@ -43,7 +44,7 @@ def rehearsed(
             fix_noise(RunDir(folder / "run").party(name).path / KEY, run, name)
 
         def prepare(parties: Mapping[str, Party]) -> None:
-            mine = {name: party for name, party in parties.items() if party.role in threat.who}
+            mine = {name: parties[name] for name in coalition(run, threat)}
             attack.corrupt(mine, beforehand(view), coins=coins)
 
         train_simulated(run, folder / "run", lambda party, news: None, prepare=prepare)
@@ -55,7 +56,7 @@ def rehearsed(
 def beforehand(view: View) -> View:
     """What is left of a view before the first message: no transcript, no trained segment, nobody to query."""
     blank = {name: Transcript(name) for name in view.transcripts}
-    return replace(view, transcripts=blank, models={}, query={}, weights={})
+    return replace(view, transcripts=blank, models={}, query={}, weights={}, history={})
 
 
 def without_ledgers(run: Run) -> Run:

@@ -24,6 +24,7 @@ from secsplit.defenses import Noise, Outgoing
 from secsplit.defenses import build as defend
 from secsplit.errors import RunError, nearest
 from secsplit.message import Kind, Stamp
+from secsplit.run import Run
 from secsplit.schedule import derive
 from secsplit.threat import Known, Knows, Snapshot, Threat, View
 from secsplit.transcript import Record, Transcript
@@ -32,13 +33,10 @@ from secsplit.transcript import Record, Transcript
 def view_of(finished: Finished, threat: Threat, *, seed: int = 0) -> View:
     """What `threat` saw and was granted. Clues and pairs are drawn by `seed`, the same for every attack.
 
-    Raises RunError for a role that the topology does not have, or whose transcript is not here.
+    Raises RunError for a role or party that the run does not have, or whose transcript is not here.
     """
     run, truth = finished.run, finished.truth
-    for role in threat.who:
-        if role not in run.topology.roles:
-            raise RunError(f"threat {threat.name!r}: no role {role!r} here; {nearest(role, run.topology.roles)}")
-    names = [party for role in threat.who for party in run.parties(role)]
+    names = coalition(run, threat)
     for name in names:
         if name not in finished.transcripts:
             raise RunError(f"threat {threat.name!r}: the transcript of {name!r} is not here; was record = 'off'?")
@@ -55,7 +53,7 @@ def view_of(finished: Finished, threat: Threat, *, seed: int = 0) -> View:
         classes=truth.classes,
         order=finished.order,
         shapes={name: column.shape[1:] for name, column in truth.inputs[0].items()},
-        asked={cast: chosen(finished.schedule.sizes[cast]["train"], EVALUATED) for cast in truth.casts},
+        asked={cast: chosen(finished.schedule.sizes[cast]["train"], EVALUATED) for cast in _strange(run, threat)},
         aux=grants.aux(but=asked.outsiders if both and asked else None) if Knows.AUX in threat.knows else None,
         clues=grants.clues() if Knows.CLUES in threat.knows else None,
         pairs=grants.pairs() if Knows.PAIRS in threat.knows else None,
@@ -63,29 +61,58 @@ def view_of(finished: Finished, threat: Threat, *, seed: int = 0) -> View:
         query={name: grants.query(name) for name in theirs} if Knows.QUERY in threat.knows else {},
         architecture={name: grants.blank(name) for name in theirs} if Knows.ARCHITECTURE in threat.knows else {},
         weights={name: grants.trained(name) for name in theirs} if Knows.WEIGHTS in threat.knows else {},
+        history={name: grants.history(name) for name in theirs} if Knows.WEIGHTS in threat.knows else {},
         candidates=asked.records if asked else None,
         wire=passages(finished) if threat.behaviour == "wiretap" else (),
     )
 
 
+def coalition(run: Run, threat: Threat) -> tuple[str, ...]:
+    """The parties that are the adversary. Raises RunError for a role or party that the run does not have."""
+    roles = dict.fromkeys(spec.role for spec in run.file.parties.values())
+    for role in threat.who:
+        if role not in roles:
+            raise RunError(f"threat {threat.name!r}: no role {role!r} here; {nearest(role, roles)}")
+    names = tuple(party for role in threat.who for party in run.parties(role))
+    for party in threat.parties:
+        if party not in names:
+            hint = nearest(party, names)
+            raise RunError(f"threat {threat.name!r}: no party {party!r} of {' + '.join(threat.who)} here; {hint}")
+    alone = {role for role in threat.who if len(run.parties(role)) == 1}
+    return tuple(
+        name for name in names if not threat.parties or name in threat.parties or run.file.parties[name].role in alone
+    )
+
+
+def _strange(run: Run, threat: Threat) -> tuple[int, ...]:
+    """The casts that an adversary is asked about: where it is one client of several, those it has no part in."""
+    mine = {name for name in coalition(run, threat) if run.file.parties[name].role in run.cohort_roles}
+    others = tuple(i for i, cast in enumerate(run.casts) if not mine & set(cast.values()))
+    return others if threat.parties else tuple(range(len(run.casts)))
+
+
 def _models(finished: Finished, threat: Threat) -> Iterator[tuple[str, tuple[Snapshot, ...]]]:
-    run = finished.run
+    run, names = finished.run, coalition(finished.run, threat)
     for segment in run.topology.order:
         if segment.role not in threat.who:
             continue
-        yield segment.name, finished.snapshots(finished.holder(segment.role), segment.name)
+        holder = finished.holder(segment.role)
+        mine = [name for name in names if name in run.parties(segment.role)]
+        yield segment.name, finished.snapshots(holder if holder in mine else mine[-1], segment.name)
         if run.method.client_side == "unique" and segment.role in run.cohort_roles:
             for cast in range(len(run.casts)):
-                party = run.casts[cast][segment.role]
-                yield f"{segment.name}@{cast}", finished.snapshots(party, segment.name)
+                if (party := run.casts[cast][segment.role]) in names:
+                    yield f"{segment.name}@{cast}", finished.snapshots(party, segment.name)
 
 
 def _own(finished: Finished, threat: Threat, cast: int) -> Known:
     """The records that the coalition itself holds, as its own defenses left them or as they are."""
-    run = finished.run
+    run, names = finished.run, coalition(finished.run, threat)
     inputs: dict[str, Tensor] = {}
     labels: dict[str, Tensor] = {}
     for role in threat.who:
+        if run.casts[cast].get(role) not in names:
+            continue
         shard = shard_of(run, run.casts[cast][role], cast)
         inputs |= shard.inputs.get("train", {})
         labels |= shard.labels.get("train", {})
@@ -182,11 +209,15 @@ class _Grants:
         return make
 
     def trained(self, segment: str) -> Callable[[], nn.Module]:
+        return self.history(segment)[-1].make
+
+    def history(self, segment: str) -> tuple[Snapshot, ...]:
+        """The segment over time, as whoever took the last turn had it."""
         role = self.finished.run.topology[segment].role
         snapshots = self.finished.snapshots(self.finished.holder(role), segment)
         if not snapshots:
             raise RunError(f"threat {self.threat.name!r}: no weights of segment {segment!r} lie here")
-        return snapshots[-1].make
+        return snapshots
 
     def _private_labels(self) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         casts = self.truth.casts

@@ -40,7 +40,8 @@ Behaviour = Literal["curious", "malicious", "wiretap"]
 class Threat:
     """An adversary: a coalition of roles (empty for a wiretap), how it behaves, and what else it knows.
 
-    clues: how many true labels a class; pairs: how many known records; aux: how many auxiliary records (0 = all).
+    clues: how many true labels a class; pairs: how many known records; aux: how many auxiliary records (0 = all);
+    parties: where several share a role, only these of them (empty: all), as a client that is handed another's weights.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Threat:
     clues: int = 1
     pairs: int = 0
     aux: int = 0
+    parties: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,10 @@ class View:
     order: stamp -> (batch,) positions in the cast's records: the order is drawn from the run's seed, which every party
         knows, so whoever receives a batch can link rows over epochs;
     asked: cast -> positions that the adversary is asked about, in order of preference (empty: any row it saw);
-    aux, clues, pairs, candidates, prior, query, architecture, weights: granted by the threat, else None or empty.
-        query/architecture/weights: victim's segment -> callable, untrained module maker, and snapshot maker;
+    aux, clues, pairs, candidates, prior, query, architecture, weights, history: granted by the threat, else None or
+        empty.
+        query/architecture/weights: victim's segment -> callable, untrained module maker, and maker of its last weights;
+        history: with the weights, the snapshots of that segment over time;
     wire: what a wiretap saw pass, in order; parties have no use for it.
     """
 
@@ -125,6 +129,7 @@ class View:
     query: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     architecture: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
     weights: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    history: Mapping[str, tuple[Snapshot, ...]] = field(default_factory=dict)
     candidates: Known | None = None
     wire: tuple[Passage, ...] = ()
 
