@@ -42,6 +42,8 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Attack what a finished run really exchanged, and score it against the truth; a [grid] table sweeps."""
+    if target.is_dir() and (overrides or out):
+        raise _finished(target)
     if dp:
         audit_epsilon(target, overrides or [], as_json)
         return
@@ -58,6 +60,12 @@ def audit(
     if channel:
         attack_channel(folder)
     say(f"write its report with: secsplit report {folder}")
+
+
+def _finished(folder: Path) -> Exception:
+    from secsplit.errors import RunError
+
+    return RunError(f"--set and --out are for a run file; {folder} is a finished run, audited as it is, where it is")
 
 
 def audit_epsilon(target: Path, overrides: list[str], as_json: bool) -> None:

@@ -26,9 +26,9 @@ class Judge:
         self._outputs: dict[Objective, list[Tensor]] = defaultdict(list)
         self._targets: dict[Objective, list[Tensor]] = defaultdict(list)
 
-    def lost(self, objective: Objective, loss: Tensor, rows: int) -> None:
-        """The mean (weighted) loss over so many labelled rows of a training batch."""
-        self.losses[objective.name] = self.losses.get(objective.name, 0) + loss * rows
+    def lost(self, objective: Objective, loss: Tensor, share: float, rows: int) -> None:
+        """The (weighted) loss of so many labelled rows; share: of a mini-batch, whose mean loss this is a part of."""
+        self.losses[objective.name] = self.losses.get(objective.name, 0) + loss * (rows / share)
         self.rows[objective.name] += rows
 
     def judged(self, objective: Objective, output: Tensor, target: Tensor) -> None:

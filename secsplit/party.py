@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby
+from math import isfinite
 from typing import NamedTuple
 
 import torch
@@ -184,8 +185,11 @@ class Party:
             yield from walk.objectives()
             return
         self.defenses.begin(turn.stamp(), rows)
+        if self.accounted:
+            self.defenses.learns(turn.stamp(), rows)
         copy.zero()
-        parts = rows.chunk(self.run.file.train.micro_batches)
+        count = self.run.file.train.micro_batches
+        parts = rows.chunk(count) if count > 1 else (rows,)
         walks = [Walk(self, cast, turn.stamp(i), part, len(part) / len(rows)) for i, part in enumerate(parts)]
         yield from rotate(walk.through() for walk in walks)
         if self.stash is not None:
@@ -257,10 +261,9 @@ class Party:
     def accepted(self, peer: str, message: Message) -> Message:
         """The message, whose numbers must be finite: one NaN from a peer would spoil every weight here."""
         for name, tensor in message.tensors.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum())):
-                finite = bool(torch.isfinite(tensor).all())
-                if not finite:
-                    raise PeerError(peer, f"{message.kind} on {message.edge!r}: tensor {name!r} has NaN or infinity")
+            suspect = tensor.is_floating_point() and not isfinite(tensor.sum().item())  # or a sum that overflowed
+            if suspect and not bool(torch.isfinite(tensor).all()):
+                raise PeerError(peer, f"{message.kind} on {message.edge!r}: tensor {name!r} has NaN or infinity")
         return message
 
     def _own_labels(self, stamp: Stamp, rows: Tensor) -> Tensor | None:

@@ -141,10 +141,12 @@ class Walk:
             self.party.judge.judged(objective, output, target)
             return
         leaf = output.detach().requires_grad_()
-        loss = LOSSES[objective.loss](leaf, target) * (self.share * objective.weight)
+        loss, weight = LOSSES[objective.loss](leaf, target), self.share * objective.weight
+        if weight != 1.0:
+            loss = loss * weight
         loss.backward()
         gradient = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
-        self.party.judge.lost(objective, loss.detach() / self.share, labelled(target))
+        self.party.judge.lost(objective, loss.detach(), self.share, labelled(target))
         if maker == me:
             self.add_score(objective.segment, gradient)
         else:

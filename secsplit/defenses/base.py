@@ -174,12 +174,15 @@ class Defenses(Sequence[Defense]):
         )
 
     def begin(self, stamp: Stamp, rows: Tensor) -> None:
-        """A training step is about to use these rows (batch,): whatever leaves later may depend on them."""
-        if not stamp.training:
-            return
-        for member in self:
-            member.begin(stamp, rows)
-        self._learn(f"update|{stamp.step}|{stamp.epoch}|{stamp.cast}", stamp.cast, rows)
+        """A training step is about to use these rows (batch,)."""
+        if stamp.training:
+            for member in self:
+                member.begin(stamp, rows)
+
+    def learns(self, stamp: Stamp, rows: Tensor) -> None:
+        """The step that began is one that a ledger must know of: whatever leaves later may depend on its rows."""
+        if stamp.training:
+            self._learn(f"update|{stamp.step}|{stamp.epoch}|{stamp.cast}", stamp.cast, rows)
 
     def _learn(self, key: str, cast: int, rows: Tensor) -> None:
         """Note that the weights will have learnt from these rows, to be charged with the next message."""

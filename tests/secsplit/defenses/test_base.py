@@ -57,9 +57,9 @@ def test_only_a_partys_own_records_are_charged() -> None:
 
 def test_steps_are_charged_with_the_next_message_once() -> None:
     made = shield(gaussian(1.0))
-    made.begin(Stamp(0), torch.arange(3))
-    made.begin(Stamp(1), torch.arange(3, 6))
-    made.begin(Stamp(2, training=False), torch.arange(9))
+    made.learns(Stamp(0), torch.arange(3))
+    made.learns(Stamp(1), torch.arange(3, 6))
+    made.learns(Stamp(2, training=False), torch.arange(9))
     assert [update.key for update in made.releases(out()).updates] == ["update|0|0|0", "update|1|0|0"]
     assert made.releases(out()).updates == ()
 
@@ -69,7 +69,7 @@ def test_a_checkpoint_keeps_steps_that_are_not_charged_yet() -> None:
     spec = DPSGDSpec(segment="bottom", clip=1.0, sigma=2.0)
     one, two = shield(spec), shield(spec)
     for step in range(3):
-        one.begin(Stamp(step, cast=2), torch.arange(step, step + 3))
+        one.learns(Stamp(step, cast=2), torch.arange(step, step + 3))
     two.restore(one.state())
     kept, expected = two.releases(out(Kind.WEIGHTS)).updates, one.releases(out(Kind.WEIGHTS)).updates
     assert kept == expected
