@@ -14,10 +14,13 @@ from secsplit.topology import Objective
 class Judge:
     """Gathers losses and test outputs during an epoch; `finish` gives the epoch's metrics and starts anew.
 
+    answers: objective -> (outputs, targets) of the last evaluation, kept where `keep` is set.
     losses, rows: objective -> sum of the loss over training rows, and how many; all there is to keep between turns.
     """
 
     def __init__(self) -> None:
+        self.keep = False
+        self.answers: dict[str, tuple[Tensor, Tensor]] = {}
         self._start()
 
     def _start(self) -> None:
@@ -43,6 +46,8 @@ class Judge:
             metrics.setdefault(name, {})["train_loss"] = float(total) / max(self.rows[name], 1)
         for objective, outputs in self._outputs.items():
             output, target = torch.cat(outputs), torch.cat(self._targets[objective])
+            if self.keep:
+                self.answers[objective.name] = (output, target)
             metrics.setdefault(objective.name, {}).update(utility(objective, output, target))
         self._start()
         return metrics
