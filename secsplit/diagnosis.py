@@ -1,23 +1,26 @@
 """How well scores tell ill from well: the figures of Gawali et al. 2021 (arXiv 2012.12591), each with an interval.
 
-AUROC, AUPRC (average precision), and, at the threshold of Youden's index (Youden 1950), sensitivity, specificity, F1
-and Cohen's kappa; all computed by scikit-learn. Intervals are percentiles of a bootstrap within each class (Efron and
-Tibshirani 1993); the threshold is chosen anew in every resample, so its choice is in the interval. It is chosen on the
-records that it is judged on, as in the paper: the four figures at it are optimistic.
+AUROC, AUPRC (average precision) and, at the threshold of Youden's index (Youden 1950), sensitivity, specificity, F1 and
+Cohen's kappa. Intervals are percentiles of a bootstrap within each class (Efron and Tibshirani 1993); the threshold is
+chosen anew in every resample, so its choice is in the interval. It is chosen on the records that it is judged on: the
+four figures at it are optimistic. A bootstrap says nothing of errors that did not happen, so the bounds of sensitivity
+and specificity are never narrower than Clopper and Pearson's (1934).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from torch import Tensor
 
-CHANCE = {"auroc": 0.5, "kappa": 0.0}  # auprc: the prevalence
 FIGURES = ("auroc", "auprc", "f1", "kappa", "sensitivity", "specificity")
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,16 @@ class Diagnosis:
     n: int
     ill: int
     threshold: float
-    figures: dict[str, Figure]
+    figures: Mapping[str, Figure]
 
     @property
     def prevalence(self) -> float:
         return self.ill / self.n
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """What scores that tell nothing would have, where that does not depend on the threshold."""
+        return {"auroc": 0.5, "auprc": self.prevalence, "kappa": 0.0}
 
 
 def diagnosis(
@@ -58,39 +66,50 @@ def diagnosis(
         raise ValueError(f"expected as many scores as labels, got {score.shape} and {ill.shape}")
     if ill.all() or not ill.any():
         raise ValueError(f"expected records of both classes, got {int(ill.sum())} ill of {len(ill)}")
-    point, threshold = _figures(score, ill)
-    sick, well = np.flatnonzero(ill), np.flatnonzero(~ill)
-    drawn = np.array([_figures(*_resampled(score, sick, well, coins))[0] for _ in range(resamples)])
+    levels, place = np.unique(-score, return_inverse=True)  # the highest score first
+    sick, well = place[ill], place[~ill]
+    point, best = _figures(_counted(sick, len(levels)), _counted(well, len(levels)))
+    drawn, _ = _figures(*(_resampled(group, len(levels), resamples, coins) for group in (sick, well)))
     tails = 100 * (1 - confidence) / 2
-    low, high = np.percentile(drawn, [tails, 100 - tails], axis=0) if resamples else (point, point)
-    figures = {
-        name: Figure(float(value), float(a), float(b))
-        for name, value, a, b in zip(FIGURES, point, low, high, strict=True)
-    }
-    return Diagnosis(len(ill), int(ill.sum()), threshold, figures)
+    low, high = np.percentile(drawn, [tails, 100 - tails], axis=0) if resamples else (point[0], point[0])
+    figures = dict(zip(FIGURES, map(Figure, point[0].tolist(), low.tolist(), high.tolist()), strict=True))
+    for name, count in (("sensitivity", len(sick)), ("specificity", len(well))):
+        figures[name] = _widened(figures[name], count, confidence)
+    return Diagnosis(len(ill), len(sick), float(-levels[best[0]]), figures)
 
 
-def _resampled(
-    score: Floats, sick: NDArray[np.int64], well: NDArray[np.int64], coins: torch.Generator
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """As many of each class, drawn with replacement."""
-    rows = [group[torch.randint(len(group), (len(group),), generator=coins).numpy()] for group in (sick, well)]
-    return score[np.concatenate(rows)], np.repeat([True, False], [len(sick), len(well)])
+def _counted(places: Counts, levels: int) -> Counts:
+    """(1, levels): how many records have each score."""
+    return np.bincount(places, minlength=levels)[None]
 
 
-def _figures(score: Floats, ill: NDArray[np.bool_]) -> tuple[Floats, float]:
-    """(the figures in order, the threshold)."""
-    from sklearn.metrics import average_precision_score, cohen_kappa_score, f1_score, roc_auc_score, roc_curve
+def _resampled(places: Counts, levels: int, resamples: int, coins: torch.Generator) -> Counts:
+    """(resamples, levels): how many records have each score, where as many are drawn with replacement."""
+    drawn = places[torch.randint(len(places), (resamples, len(places)), generator=coins).numpy()]
+    rows = np.arange(resamples)[:, None] * levels
+    return np.bincount((drawn + rows).ravel(), minlength=resamples * levels).reshape(resamples, levels)
 
-    false, true, thresholds = roc_curve(ill, score)
-    best = int(np.argmax(true - false))
-    guess = score >= thresholds[best]
-    values = (
-        roc_auc_score(ill, score),
-        average_precision_score(ill, score),
-        f1_score(ill, guess, zero_division=0),
-        cohen_kappa_score(ill, guess),
-        true[best],
-        1 - false[best],
-    )
-    return np.array(values, dtype=np.float64), float(thresholds[best])
+
+def _figures(sick: Counts, well: Counts) -> tuple[Floats, Counts]:
+    """(resamples, figures), and (resamples,) the level at Youden's point. Counts (resamples, levels), highest first."""
+    tp, fp = sick.cumsum(1), well.cumsum(1)
+    ill, healthy = tp[:, -1:], fp[:, -1:]
+    sensitivity, false = tp / ill, fp / healthy
+    before = np.concatenate([np.zeros_like(ill), tp[:, :-1]], axis=1)
+    auroc = (well * (before + tp)).sum(1) / (2 * ill * healthy)[:, 0]  # a tie is half won
+    auprc = (sick * (tp / np.maximum(tp + fp, 1))).sum(1) / ill[:, 0]
+    best = (sensitivity - false).argmax(1)
+    rows = np.arange(len(best))
+    hit, alarm = tp[rows, best], fp[rows, best]
+    n, positive = (ill + healthy)[:, 0], ill[:, 0]
+    agreed = (hit + healthy[:, 0] - alarm) / n
+    lucky = ((hit + alarm) * positive + (n - hit - alarm) * (n - positive)) / n**2
+    f1, kappa = 2 * hit / (hit + alarm + positive), (agreed - lucky) / (1 - lucky)
+    values = (auroc, auprc, f1, kappa, sensitivity[rows, best], 1 - false[rows, best])
+    return np.stack(values, axis=1), best
+
+
+def _widened(figure: Figure, n: int, confidence: float) -> Figure:
+    """The interval, and Clopper and Pearson's for so many records, in one."""
+    exact = binomtest(round(figure.value * n), n).proportion_ci(confidence, method="exact")
+    return Figure(figure.value, min(figure.low, float(exact.low)), max(figure.high, float(exact.high)))

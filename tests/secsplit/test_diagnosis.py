@@ -45,10 +45,34 @@ def test_figures_by_their_definitions() -> None:
     assert (found.n, found.ill, found.prevalence) == (60, 18, 0.3)
 
 
+def test_figures_are_those_of_scikit_learn_ties_and_all() -> None:
+    from sklearn.metrics import average_precision_score, cohen_kappa_score, f1_score, roc_auc_score, roc_curve
+
+    for seed in range(5):
+        scores, truth = drawn(80, 0.7, seed)
+        scores = (scores * 4).round()
+        found = diagnosis(scores, truth, coins=coins(), resamples=0)
+        false, true, thresholds = roc_curve(truth, scores, drop_intermediate=False)
+        best = (true - false).argmax()
+        guess = scores.numpy() >= thresholds[best]
+        expected = (
+            roc_auc_score(truth, scores),
+            average_precision_score(truth, scores),
+            f1_score(truth, guess),
+            cohen_kappa_score(truth, guess),
+            true[best],
+            1 - false[best],
+        )
+        assert [found.figures[name].value for name in FIGURES] == pytest.approx(expected, abs=1e-12)
+        assert found.threshold == thresholds[best]
+
+
 def test_scores_that_tell_everything_and_scores_that_tell_nothing() -> None:
     truth = torch.tensor([0, 1] * 20)
     perfect = diagnosis(truth.double(), truth, coins=coins(), resamples=50)
-    assert all((f.value, f.low, f.high) == (1.0, 1.0, 1.0) for f in perfect.figures.values())
+    assert all((f.value, f.high) == (1.0, 1.0) for f in perfect.figures.values())
+    assert perfect.figures["auroc"].low == 1.0
+    assert perfect.figures["sensitivity"].low == pytest.approx(0.025 ** (1 / 20))  # none of 20 missed, by the binomial
     scores, truth = drawn(400, 0.0, 1)
     assert diagnosis(scores, truth, coins=coins(), resamples=100).figures["auroc"].low < 0.5
 
