@@ -25,11 +25,12 @@ from channels import ChannelError, SealedChannel, memory_pair
 from channels.session import LABEL
 from secsplit.assemble import dataset_of, modules_of, parties_of, shard_of
 from secsplit.copies import Replica
-from secsplit.drive import pinned, simulate
+from secsplit.drive import Observer, pinned, simulate
 from secsplit.flops import Tensors, Work, flops, macs, saved_bytes, seconds
 from secsplit.launch import train_processes
 from secsplit.message import NAMES, Message
 from secsplit.optimizers import optimizer_of, state_of
+from secsplit.party import Party
 from secsplit.run import Run
 from secsplit.schedule import SPLITS, Schedule, Split, Turn
 from secsplit.sharing import STATE
@@ -222,14 +223,18 @@ class Measured:
     cpu_seconds: float
 
 
-def measured(run: Run) -> Measured:
+def _unobserved(*_: object) -> None:
+    return None
+
+
+def measured(run: Run, parties: Mapping[str, Party] | None = None, *, observe: Observer = _unobserved) -> Measured:
     """Simulate the run, counting and sealing every message. No ledger is charged: nothing leaves this process."""
     traffic: Traffic = {}
-    parties = parties_of(run)
+    parties = parties_of(run) if parties is None else parties
     with _channel() as channel:
         meters = {name: _SealedMeter(name, traffic, channel) for name in parties}
         wall, cpu = time.perf_counter(), time.process_time()
-        simulate(parties, transcripts=meters)
+        simulate(parties, transcripts=meters, observe=observe)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return Measured(run, {route: t for route, t in traffic.items() if route.kind != "control"}, wall, cpu)
 

@@ -61,33 +61,64 @@ def diagnosis(
 
     Raises ValueError where one class is missing: nothing can be told apart then.
     """
-    score, ill = scores.double().numpy(), truth.numpy().astype(bool)
-    if score.shape != ill.shape or score.ndim != 1:
-        raise ValueError(f"expected as many scores as labels, got {score.shape} and {ill.shape}")
+    ill = _classes(scores, truth)
+    drawn = [_drawn(group, resamples, coins) for group in (ill.nonzero()[0], (~ill).nonzero()[0])]
+    levels, (point, best), (again, _) = _judged(scores, ill, drawn)
+    tails = 100 * (1 - confidence) / 2
+    low, high = np.percentile(again, [tails, 100 - tails], axis=0) if resamples else (point[0], point[0])
+    figures = dict(zip(FIGURES, map(Figure, point[0].tolist(), low.tolist(), high.tolist()), strict=True))
+    for name, count in (("sensitivity", ill.sum()), ("specificity", (~ill).sum())):
+        figures[name] = _widened(figures[name], int(count), confidence)
+    return Diagnosis(len(ill), int(ill.sum()), float(-levels[best[0]]), figures)
+
+
+def difference(
+    ours: Tensor,
+    theirs: Tensor,
+    truth: Tensor,
+    *,
+    coins: torch.Generator,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+) -> Figure:
+    """AUROC of our scores (n,) less that of theirs (n,), of the same records: every resample judges both."""
+    ill = _classes(ours, truth)
+    drawn = [_drawn(group, resamples, coins) for group in (ill.nonzero()[0], (~ill).nonzero()[0])]
+    (_, (a, _), (a_again, _)), (_, (b, _), (b_again, _)) = (_judged(scores, ill, drawn) for scores in (ours, theirs))
+    tails = 100 * (1 - confidence) / 2
+    low, high = np.percentile(a_again[:, 0] - b_again[:, 0], [tails, 100 - tails])
+    return Figure(float(a[0, 0] - b[0, 0]), float(low), float(high))
+
+
+def _classes(scores: Tensor, truth: Tensor) -> NDArray[np.bool_]:
+    """(n,) whether ill. Raises ValueError where nothing can be judged."""
+    ill: NDArray[np.bool_] = truth.numpy().astype(bool)
+    if scores.shape != truth.shape or ill.ndim != 1:
+        raise ValueError(f"expected as many scores as labels, got {tuple(scores.shape)} and {ill.shape}")
     if ill.all() or not ill.any():
         raise ValueError(f"expected records of both classes, got {int(ill.sum())} ill of {len(ill)}")
-    levels, place = np.unique(-score, return_inverse=True)  # the highest score first
-    sick, well = place[ill], place[~ill]
-    point, best = _figures(_counted(sick, len(levels)), _counted(well, len(levels)))
-    drawn, _ = _figures(*(_resampled(group, len(levels), resamples, coins) for group in (sick, well)))
-    tails = 100 * (1 - confidence) / 2
-    low, high = np.percentile(drawn, [tails, 100 - tails], axis=0) if resamples else (point[0], point[0])
-    figures = dict(zip(FIGURES, map(Figure, point[0].tolist(), low.tolist(), high.tolist()), strict=True))
-    for name, count in (("sensitivity", len(sick)), ("specificity", len(well))):
-        figures[name] = _widened(figures[name], count, confidence)
-    return Diagnosis(len(ill), len(sick), float(-levels[best[0]]), figures)
+    return ill
+
+
+def _drawn(rows: Counts, resamples: int, coins: torch.Generator) -> Counts:
+    """(resamples, len(rows)): as many rows, drawn with replacement."""
+    drawn: Counts = rows[torch.randint(len(rows), (resamples, len(rows)), generator=coins).numpy()]
+    return drawn
+
+
+def _judged(
+    scores: Tensor, ill: NDArray[np.bool_], drawn: list[Counts]
+) -> tuple[Floats, tuple[Floats, Counts], tuple[Floats, Counts]]:
+    """The scores' levels, highest first and negated; the figures; and those of the rows (ill, well) drawn."""
+    levels, place = np.unique(-scores.double().numpy(), return_inverse=True)
+    point = _figures(*(_counted(place[group][None], len(levels)) for group in (ill, ~ill)))
+    return levels, point, _figures(*(_counted(place[rows], len(levels)) for rows in drawn))
 
 
 def _counted(places: Counts, levels: int) -> Counts:
-    """(1, levels): how many records have each score."""
-    return np.bincount(places, minlength=levels)[None]
-
-
-def _resampled(places: Counts, levels: int, resamples: int, coins: torch.Generator) -> Counts:
-    """(resamples, levels): how many records have each score, where as many are drawn with replacement."""
-    drawn = places[torch.randint(len(places), (resamples, len(places)), generator=coins).numpy()]
-    rows = np.arange(resamples)[:, None] * levels
-    return np.bincount((drawn + rows).ravel(), minlength=resamples * levels).reshape(resamples, levels)
+    """(resamples, levels): how many records of each resample have each score."""
+    rows = np.arange(len(places))[:, None] * levels
+    return np.bincount((places + rows).ravel(), minlength=len(places) * levels).reshape(len(places), levels)
 
 
 def _figures(sick: Counts, well: Counts) -> tuple[Floats, Counts]:

@@ -8,6 +8,7 @@ column ``data.id`` names the file without its suffix and whose ``data.label`` is
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def read(spec: DataSpec) -> Source:
     labels = {"y": torch.tensor([levels.index(file.label) for file in files])}
     classes = {"y": len(levels)}
     if spec.masks is not None:
-        labels["mask"] = torch.stack([_mask(file, spec.masks, spec.size) for file in files])
+        masks = {path.stem: path for path in _images(spec.masks)}
+        labels["mask"] = torch.stack([_mask(file, spec.masks, masks, spec.size) for file in files])
         classes["mask"] = 2
     told = ", ".join(f"{i} {level}" for i, level in enumerate(levels))
     return Source(
@@ -151,9 +153,9 @@ def pixels(path: Path, spec: DataSpec) -> Tensor:
     return torch.from_numpy(array).reshape(spec.size, spec.size, spec.channels).permute(2, 0, 1).contiguous()
 
 
-def _mask(file: File, folder: Path, size: int) -> Tensor:
-    """(size, size) int64: 1 where the mask of the same name is not black."""
-    found = next((path for path in _images(folder) if path.stem in (file.path.stem, f"{file.path.stem}_mask")), None)
+def _mask(file: File, folder: Path, masks: Mapping[str, Path], size: int) -> Tensor:
+    """(size, size) int64: 1 where the mask of the same name, of those by their names, is not black."""
+    found = masks.get(file.path.stem) or masks.get(f"{file.path.stem}_mask")
     if found is None:
         raise mismatch("data.masks", expected=f"a mask for {file.path.name} in {folder}", got="none", fix="add it")
     picture = Image.open(found).convert("L").resize((size, size), Image.Resampling.NEAREST)

@@ -12,6 +12,7 @@ KNOWN: Mapping[str, tuple[str, str]] = MappingProxyType(
         "gupta-table1": ("secsplit.reproduce.gupta_table1:table1", "client computation, VGG on CIFAR-10"),
         "gupta-table2": ("secsplit.reproduce.gupta_table2:table2", "client bandwidth, ResNet-50 on CIFAR-100"),
         "gupta-fig3": ("secsplit.reproduce.gupta_fig3:fig3", "accuracy against client computation, on data at hand"),
+        "gawali": ("secsplit.reproduce.gawali:gawali", "federated, split and SplitFed learning of a diagnosis"),
     }
 )
 

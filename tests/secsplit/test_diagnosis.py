@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from secsplit.diagnosis import FIGURES, diagnosis
+from secsplit.diagnosis import FIGURES, diagnosis, difference
 
 
 def coins(seed: int = 0) -> torch.Generator:
@@ -85,6 +85,19 @@ def test_nine_in_ten_intervals_hold_the_true_auroc() -> None:
         figure = diagnosis(scores, truth, coins=coins(seed), resamples=60, confidence=0.9).figures["auroc"]
         held += figure.low <= true <= figure.high
     assert 31 <= held <= 40  # fewer than 31 of 40 at 0.9: one in 500
+
+
+def test_differences_are_of_the_same_records() -> None:
+    scores, truth = drawn(200, 0.8, 0)
+    noisy = scores + 0.3 * torch.randn(200, generator=coins(5))
+    figures = [diagnosis(s, truth, coins=coins(), resamples=0).figures["auroc"].value for s in (scores, noisy)]
+    found = difference(scores, noisy, truth, coins=coins())
+    assert found.value == pytest.approx(figures[0] - figures[1])
+    assert found.low < found.value < found.high
+    alone = diagnosis(scores, truth, coins=coins()).figures["auroc"]
+    assert found.high - found.low < 0.6 * (alone.high - alone.low)  # what both scores share cancels out
+    same = difference(scores, 2 * scores + 1, truth, coins=coins())
+    assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
