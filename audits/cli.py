@@ -99,9 +99,9 @@ def attack_channel(folder: Path) -> None:
 
 def _grid_tables(path: Path, overrides: list[str]) -> dict[str, Any]:
     """The run file's tables, where it asks for a sweep; else nothing."""
-    from audits.sweep import tables_of
+    from secsplit.runfile import read
 
-    tables = tables_of(path, overrides)
+    tables = read(path, overrides)
     return tables if tables.get("grid") else {}
 
 

@@ -40,8 +40,9 @@ from audits.utility import Utility, utilities
 from secsplit.books import KEY
 from secsplit.config import Strict, explain
 from secsplit.errors import RunError, nearest
-from secsplit.run import Run, parse
+from secsplit.run import Run
 from secsplit.rundir import RunDir
+from secsplit.runfile import parse
 from secsplit.training import train_simulated
 
 POINTS = "points"

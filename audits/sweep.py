@@ -7,7 +7,6 @@ is killed leaves its finished cells behind. Ray is one trust domain: never betwe
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from audits.grid import Point, PointResult, Tell, carry_out, grid_spec, points
 from audits.privacy import Frozen
 from audits.shelf import key_of
 from secsplit.errors import EnvironmentFault, RunError
-from secsplit.run import override
 from secsplit.rundir import write_atomically
 
 GRID = "grid.json"
@@ -172,14 +170,3 @@ def _one(point: Point, folder: Path) -> PointResult:
 
     torch.set_num_threads(1)
     return carry_out(point, folder)
-
-
-def tables_of(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A run file's tables, unchecked, with "a.b=value" overrides. Raises RunError where it cannot be read."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: cannot be read as a run file: {error}") from None
-    for text in overrides:
-        override(tables, text)
-    return tables

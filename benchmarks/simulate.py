@@ -22,7 +22,8 @@ from secsplit.drive import simulate
 from secsplit.models import build
 from secsplit.models.spec import ModelSpec
 from secsplit.party import Party, Shard
-from secsplit.run import Run, parse
+from secsplit.run import Run
+from secsplit.runfile import parse
 from secsplit.topologies import named
 
 CASES = {

@@ -31,6 +31,9 @@ BatchNorm = Literal["averaged", "local"]
 Via = Literal["peer", "server"]
 Hands = Literal["weights", "weights-and-optimizer"]
 
+AGGREGATOR = "aggregator"  # the role of a party that only averages; else the only server does
+AVERAGED: tuple[ClientSide, ...] = ("averaged", "gradients-averaged")
+
 
 @dataclass(frozen=True)
 class Method:

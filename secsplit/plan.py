@@ -142,7 +142,8 @@ def accuracy(sigma: float, *, clip: float = 1.0, seed: int = 0) -> tuple[float, 
     """
     from secsplit.assemble import parties_of, truth_of
     from secsplit.drive import simulate
-    from secsplit.run import Run, parse
+    from secsplit.run import Run
+    from secsplit.runfile import parse
 
     noise = {
         "kind": "gaussian",

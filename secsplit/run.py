@@ -1,4 +1,4 @@
-"""A run: all that the parties agree on, read from a TOML file or made in Python, checked before anything moves.
+"""A run: all that the parties agree on, from a run file or made in Python, checked before anything moves.
 
 The same file serves simulation, processes on one machine, and parties on several hosts. `Run.digest()` covers
 everything on which two parties could disagree to harm; addresses, local paths and audits are each site's own.
@@ -7,183 +7,26 @@ everything on which two parties could disagree to harm; addresses, local paths a
 from __future__ import annotations
 
 import json
-import tomllib
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError
-
-from secsplit.claims import ClaimSpec
 from secsplit.compression import CompressionSpec
-from secsplit.config import Strict, explain
-from secsplit.datasets.spec import DataSpec
-from secsplit.defenses import DefenseSpec, check
-from secsplit.errors import RunError, TopologyError, nearest
-from secsplit.ledger import BudgetSpec
+from secsplit.errors import RunError
+from secsplit.fit import refuse_misfits
 from secsplit.message import Kind
-from secsplit.method import METHODS, BatchNorm, ClientSide, Hands, Method, Via, Weighting
-from secsplit.models.spec import ModelSpec
-from secsplit.optimizers import OptimizerSpec, optimizer_of, rates_of
+from secsplit.method import AGGREGATOR, AVERAGED, Method
+from secsplit.optimizers import OptimizerSpec
+from secsplit.runfile import RunFile, parse, read
 from secsplit.schedule import Schedule, Split
-from secsplit.topologies import named
-from secsplit.topology import Loss, Merge, Objective, Segment, Topology
+from secsplit.topology import Topology
 
-AGGREGATOR = "aggregator"  # the role of a party that only averages; else the only server does
-AVERAGED = ("averaged", "gradients-averaged")
 PROTOCOL = 1  # raised whenever two versions could misunderstand each other
-
-
-class SegmentSpec(Strict):
-    """One [[topology.segments]] table."""
-
-    name: str
-    role: str
-    inputs: tuple[str, ...]
-    merge: Merge = "concat"
-
-
-class ObjectiveSpec(Strict):
-    """One [[topology.objectives]] table."""
-
-    name: str = "loss"
-    segment: str
-    holder: str
-    at: str
-    target: str = "y"
-    loss: Loss = "cross_entropy"
-    weight: float = 1.0
-
-
-class TopologySpec(Strict):
-    """The [topology] table: a known name with its options, or a graph of one's own."""
-
-    name: str = "vanilla"
-    labels: str | None = None
-    modalities: tuple[str, ...] | None = None
-    clients: int | None = None
-    hops: int | None = None
-    tasks: tuple[str, ...] | None = None
-    loss: Loss | None = None
-    segments: tuple[SegmentSpec, ...] = ()
-    objectives: tuple[ObjectiveSpec, ...] = ()
-
-    def build(self) -> Topology:
-        """The graph. Raises TopologyError where it makes no sense."""
-        options = self.model_dump(exclude={"name", "segments", "objectives"}, exclude_none=True)
-        if not self.segments:
-            return named(self.name, **options)
-        if options:
-            raise TopologyError(f"topology.{next(iter(options))}: not for a graph of one's own; leave it out")
-        segments = tuple(Segment(s.name, s.role, s.inputs, s.merge) for s in self.segments)
-        objectives = tuple(Objective(**o.model_dump()) for o in self.objectives)
-        return Topology(self.name, segments, objectives)
-
-
-class MethodSpec(Strict):
-    """The [method] table."""
-
-    name: str = "sl-am"
-    client_side: ClientSide | None = None  # e.g. "unique": each client keeps its own instead of handing over
-    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    local_epochs: Annotated[int, Field(ge=1)] | None = None
-    in_flight: Annotated[int, Field(ge=1)] | None = None
-    weighting: Weighting | None = None
-    batch_norm: BatchNorm | None = None
-    via: Via | None = None
-    hands: Hands | None = None
-
-    def build(self) -> Method:
-        """The method with these options. Raises RunError for an option that means nothing to it."""
-        if self.name not in METHODS:
-            raise RunError(f"method.name: unknown method {self.name!r}; {nearest(self.name, METHODS)}")
-        options = self.model_dump(exclude={"name"}, exclude_none=True)
-        method = replace(METHODS[self.name], **options)
-        for option, (sense, why) in _OPTIONS.items():
-            if option in options and not sense(method):
-                raise RunError(f"method.{option}: means nothing to {self.name!r} {why}; leave it out")
-        return method
-
-
-_OPTIONS: Mapping[str, tuple[Callable[[Method], bool], str]] = MappingProxyType(
-    {
-        "local_epochs": (lambda m: m.averages, "here, which averages no weights"),
-        "weighting": (lambda m: m.averages, "here, which averages no weights"),
-        "batch_norm": (lambda m: m.client_side in AVERAGED, "here, whose clients' weights are not averaged"),
-        "in_flight": (lambda m: m.order in ("parallel", "random-sequence"), "whose order leaves no choice"),
-        "via": (lambda m: m.client_side == "handed-over", "here, which hands no weights over"),
-        "hands": (lambda m: m.client_side == "handed-over", "here, which hands no weights over"),
-    }
-)
-
-
-class PartySpec(Strict):
-    """One [parties.NAME] table.
-
-    address: "host:port" where it listens; data: its own records, on its own disk; budget: its own privacy budget.
-    """
-
-    role: str
-    address: str | None = None
-    data: DataSpec | None = None
-    budget: BudgetSpec = BudgetSpec()
-
-
-class FormSpec(Strict):
-    """The [form] table: what one record looks like, for parties that hold no data from which it could be read.
-
-    shapes: data column -> shape of one record; classes: label column -> number of classes (0: regression).
-    """
-
-    shapes: dict[str, tuple[int, ...]] = {}
-    classes: dict[str, int] = {}
-
-
-class TrainSpec(Strict):
-    """The [train] table.
-
-    purpose: "predict" lets a trained network answer for the test records instead of training; start: the folder of a
-    finished run, on this host, whose last weights the party begins with.
-    """
-
-    purpose: Literal["train", "predict"] = "train"
-    start: str | None = None
-    seed: int = 0
-    epochs: Annotated[int, Field(ge=1)] = 1
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    micro_batches: Annotated[int, Field(ge=1)] = 1
-    evaluate_every: Annotated[int, Field(ge=0)] = 1
-    staleness: Annotated[int, Field(ge=0)] = 0  # turns that may begin before an earlier one's gradient is back: inexact
-    save_every: Annotated[int, Field(ge=0)] = 0  # turns between checkpoints; one is made at every round's end besides
-    threads: Annotated[int, Field(ge=1)] = 1
-    record: Literal["all", "off"] | Annotated[int, Field(ge=1)] = "all"
-    heartbeat: Annotated[float, Field(gt=0)] = 5.0  # seconds without a sign of life before a peer is given up
-
-
-class RunFile(Strict):
-    """A run file. [audit] and [grid] belong to the floor above and are checked there."""
-
-    name: str = "run"
-    topology: TopologySpec = TopologySpec()
-    method: MethodSpec = MethodSpec()
-    model: ModelSpec = ModelSpec()
-    optimizer: OptimizerSpec = OptimizerSpec()
-    optimizers: dict[str, OptimizerSpec] = Field(default={})  # by role, where one differs
-    train: TrainSpec = TrainSpec()
-    data: DataSpec = DataSpec()
-    form: FormSpec = FormSpec()
-    defenses: tuple[DefenseSpec, ...] = ()
-    compression: tuple[CompressionSpec, ...] = ()
-    claims: tuple[ClaimSpec, ...] = ()  # what a report would say; judged by `secsplit check`
-    parties: dict[str, PartySpec]
-    audit: dict[str, Any] = Field(default={})
-    grid: dict[str, Any] = Field(default={})
 
 
 AGREED = ("topology", "method", "model", "optimizer", "optimizers", "train", "data", "form", "defenses", "compression")
@@ -202,11 +45,7 @@ class Run:
     def of(cls, file: RunFile, topology: Topology | None = None) -> Run:
         """Check that everything fits together. Raises RunError with the key and the reason."""
         run = cls(file, topology or file.topology.build(), file.method.build())
-        _check_parties(run)
-        _check_method(run)
-        _check_compression(run)
-        _check_columns(run)
-        check(run.file.defenses, run.topology, micro_batches=run.file.train.micro_batches)
+        refuse_misfits(run)
         return run
 
     @cached_property
@@ -380,43 +219,11 @@ class Run:
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Run:
     """Read a run file; `overrides` are "a.b=value" with TOML values. Raises RunError naming file, key, value, fix."""
     path = Path(path)
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such run file; expected a TOML file, see the examples folder") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise RunError(f"{path}: not a TOML run file: {error}") from None
-    for text in overrides:
-        override(tables, text)
+    tables = read(path, overrides)
     try:
         return Run.of(parse(tables))
     except RunError as error:
         raise type(error)(f"{path}: {error}") from None
-
-
-def parse(tables: Mapping[str, Any]) -> RunFile:
-    """Check tables against the run file's form. Raises RunError naming each wrong key, its value and the fix."""
-    try:
-        return RunFile.model_validate(tables)
-    except ValidationError as error:
-        raise RunError("\n".join(explain(RunFile, problem, tables) for problem in error.errors())) from None
-
-
-def override(tables: dict[str, Any], text: str) -> None:
-    """Set one key of a run file's tables by "a.b=value". Raises RunError where it is not of that form."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise RunError(f"--set {text!r}: expected KEY.KEY=VALUE, for example train.epochs=3")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
-    *tables_on_the_way, last = key.strip().split(".")
-    for name in tables_on_the_way:
-        tables = tables.setdefault(name, {})
-        if not isinstance(tables, dict):
-            raise RunError(f"--set {text!r}: {name!r} is not a table")
-    tables[last] = parsed
 
 
 def _neighbours(links: Iterable[tuple[str, str]]) -> Mapping[str, tuple[str, ...]]:
@@ -425,84 +232,6 @@ def _neighbours(links: Iterable[tuple[str, str]]) -> Mapping[str, tuple[str, ...
         found[a].append(b)
         found[b].append(a)
     return {name: tuple(peers) for name, peers in found.items()}
-
-
-def _check_parties(run: Run) -> None:
-    roles = run.topology.roles
-    averaged = run.method.client_side in AVERAGED
-    for name, party in run.file.parties.items():
-        if party.role == AGGREGATOR and averaged and AGGREGATOR not in roles:
-            continue
-        if party.role not in roles:
-            raise RunError(
-                f"parties.{name}.role: {party.role!r} is no role of topology {run.topology.name!r}; "
-                f"{nearest(party.role, roles)}"
-            )
-    if len(run.parties(AGGREGATOR)) > 1 and AGGREGATOR not in roles:
-        raise RunError(f"parties: {len(run.parties(AGGREGATOR))} play {AGGREGATOR!r}; one averages")
-    for role in roles:
-        if not run.parties(role):
-            raise RunError(
-                f"parties: nobody plays role {role!r} of topology {run.topology.name!r}; add a party with it"
-            )
-    sizes = {role: len(run.parties(role)) for role in roles if len(run.parties(role)) > 1}
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{role}: {n}" for role, n in sizes.items())
-        raise RunError(f"parties: roles shared by several parties need the same number of them, got {listed}")
-
-
-def _check_method(run: Run) -> None:
-    cut = any(edge.crosses for edge in run.topology.edges)
-    if run.method.server_side == "none" and cut:
-        raise RunError(
-            f"method.name: {run.method.name!r} trains a network without a cut, and topology {run.topology.name!r} has "
-            "cuts; use topology 'whole', or a split method"
-        )
-    if run.method.server_side != "none" and not run.topology.crossings:
-        raise RunError(f"topology.name: {run.topology.name!r} has no cut; use method 'federated' or 'large-batch'")
-    if run.method.client_side in AVERAGED and len(run.casts) > 1 and run.aggregator is None:
-        raise RunError(
-            f"parties: method {run.method.name!r} averages what clients trained, and it is not clear who does that; "
-            f'add one party with role = "{AGGREGATOR}"'
-        )
-    for role in run.cohort_roles if run.method.via == "server" else ():
-        if run.carrier(role) is None:
-            raise RunError(
-                f"method.via: no single party exchanges messages with all who play {role!r}; use via = 'peer'"
-            )
-    for role in run.file.optimizers:
-        if role not in run.topology.roles:
-            raise RunError(f"optimizers.{role}: no role of this topology; {nearest(role, run.topology.roles)}")
-    specs = {"optimizer": run.file.optimizer} | {f"optimizers.{r}": spec for r, spec in run.file.optimizers.items()}
-    for where, spec in specs.items():
-        optimizer_of(spec, where=where)
-        rates_of(spec, run.file.train.epochs, where=where)
-
-
-def _check_compression(run: Run) -> None:
-    cuts = [edge.name for edge in run.topology.edges if edge.crosses]
-    for place, spec in enumerate(run.file.compression):
-        if spec.edge != "*" and spec.edge not in cuts:
-            raise RunError(f"compression.{place}.edge: {spec.edge!r} is no cut here; {nearest(spec.edge, cuts)}")
-
-
-def _check_columns(run: Run) -> None:
-    for role in run.topology.roles:
-        for party in run.parties(role):
-            spec = run.file.parties[party].data or run.file.data
-            where = f"parties.{party}.data" if run.file.parties[party].data else "data"
-            for column in run.topology.columns(role):
-                if column not in spec.modalities:
-                    raise RunError(
-                        f"{where}.modalities: role {role!r} needs input column {column!r}, which is not declared; "
-                        f"{nearest(column, spec.modalities)}"
-                    )
-            for column in run.topology.labels(role):
-                if column not in spec.labels:
-                    raise RunError(
-                        f"{where}.labels: role {role!r} needs label column {column!r}, which is not declared; "
-                        f"{nearest(column, spec.labels)}"
-                    )
 
 
 def crossing_kinds(run: Run, party: str) -> frozenset[Kind]:

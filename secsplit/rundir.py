@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from secsplit.checkpoint import START, Checkpoint, decoded, encoded
 from secsplit.errors import EnvironmentFault, RunError
 from secsplit.failpoint import failpoint
-from secsplit.run import Run, RunFile, load
+from secsplit.run import Run, load
+from secsplit.runfile import RunFile
 from secsplit.transcript import SHARD_BYTES, Transcript
 
 INITIAL = "initial"

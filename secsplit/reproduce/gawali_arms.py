@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from secsplit.run import Run, parse
+from secsplit.run import Run
+from secsplit.runfile import parse
 
 SHARED, KEPT, NONE = "shared", "kept", "no cut"
 TOPOLOGY = {SHARED: "vanilla", KEPT: "u_shaped", NONE: "whole"}

@@ -23,7 +23,8 @@ from secsplit.errors import EnvironmentFault
 from secsplit.flops import flops
 from secsplit.party import Party
 from secsplit.reproduce.result import Options, Reproduction, Table
-from secsplit.run import Run, parse
+from secsplit.run import Run
+from secsplit.runfile import parse
 from secsplit.steps import News
 
 METHODS = {"split": "sl-ac", "federated": "federated", "large batch": "large-batch"}

@@ -16,7 +16,8 @@ import numpy as np
 
 from secsplit.cost import measured
 from secsplit.reproduce.result import Options, Reproduction, Table
-from secsplit.run import Run, parse
+from secsplit.run import Run
+from secsplit.runfile import parse
 from secsplit.traffic import Tally, total
 
 PUBLISHED = {("large batch", 100): (13, 0.5), ("large batch", 500): (14, 0.5), ("federated", 100): (3, 0.5),

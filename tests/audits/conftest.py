@@ -10,7 +10,8 @@ import pytest
 from audits.config import AuditSpec
 from audits.finished import Finished
 from audits.privacy import Audit, audit
-from secsplit.run import Run, parse
+from secsplit.run import Run
+from secsplit.runfile import parse
 from secsplit.training import train_simulated
 from tests.audits import toys
 

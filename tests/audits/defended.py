@@ -21,7 +21,8 @@ from secsplit.defenses import Defense, Defenses, Noise, Outgoing, build
 from secsplit.drive import simulate
 from secsplit.message import Kind, Stamp
 from secsplit.party import Party, Shard
-from secsplit.run import Run, parse
+from secsplit.run import Run
+from secsplit.runfile import parse
 from secsplit.topologies import named
 from secsplit.transcript import Transcript
 from tests.attacks.victims import fashion, mnistnet, part

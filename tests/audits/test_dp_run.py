@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from audits.dp_run import as_json, audit_run
 from secsplit.defenses.gaussian import Gaussian
 from secsplit.errors import RunError
-from secsplit.run import Run, parse
+from secsplit.run import Run
+from secsplit.runfile import parse
 
 FROZEN = {"kind": "frozen", "segment": "bottom"}
 GAUSSIAN = {"kind": "gaussian", "edge": "bottom->top", "clip": 1.0, "sigma": 2.0}

@@ -10,8 +10,8 @@ from attacks.catalogue import catalogue
 from audits.grid import points
 from audits.matrix import matrix_of
 from audits.privacy import Audit
-from audits.sweep import tables_of
 from audits.tables import show_matrix
+from secsplit.runfile import read
 from secsplit.topologies import TOPOLOGIES
 from tests.audits import toys
 
@@ -46,7 +46,7 @@ def test_it_is_printed_with_its_reasons(audited: Audit, capsys: pytest.CaptureFi
 
 
 def test_the_example_has_every_topology_and_every_attack() -> None:
-    plan = points(tables_of(EXAMPLE))
+    plan = points(read(EXAMPLE))
     assert {point.run().topology.name for point in plan} == set(TOPOLOGIES)
     assert all(point.run().file.audit.get("attacks", ["all"]) == ["all"] for point in plan)
     assert len(catalogue()) >= 20

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from secsplit.losses import LOSSES
 from secsplit.party import Party, Shard
-from secsplit.run import Run, parse
+from secsplit.run import Run
+from secsplit.runfile import parse
 from secsplit.topologies import named
 from secsplit.topology import DATA, Objective, Segment, Topology
 from secsplit.walk import merged

@@ -9,7 +9,8 @@ import pytest
 from secsplit.auditlog import FILE, AuditLog, Begun, Done, Epoch, Told, entry, kept
 from secsplit.errors import LedgerDamaged
 from secsplit.journal import anchor_of, link_of
-from secsplit.run import Run, parse
+from secsplit.run import Run
+from secsplit.runfile import parse
 from secsplit.training import train_simulated
 
 TABLES = {

@@ -17,8 +17,9 @@ from secsplit.drive import simulate
 from secsplit.errors import BudgetSpent, LedgerDamaged, NoiseRedrawn, PeerError, RunError
 from secsplit.journal import anchor_of
 from secsplit.message import Kind
-from secsplit.run import Run, parse
+from secsplit.run import Run
 from secsplit.rundir import RunDir
+from secsplit.runfile import parse
 from secsplit.training import train_simulated
 from secsplit.transcript import Transcript
 

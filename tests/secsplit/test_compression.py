@@ -10,7 +10,8 @@ from secsplit.drive import simulate
 from secsplit.errors import PeerError, RunError
 from secsplit.message import Kind, Message
 from secsplit.party import Party
-from secsplit.run import Run, parse
+from secsplit.run import Run
+from secsplit.runfile import parse
 from secsplit.schedule import Turn
 from secsplit.topologies import named
 from secsplit.transcript import Transcript

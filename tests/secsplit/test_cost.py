@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from secsplit.cost import cost, on_the_wire, shortened
-from secsplit.run import Run, load, parse
+from secsplit.run import Run, load
+from secsplit.runfile import parse
 from secsplit.traffic import Tally, total
 
 EXAMPLES = [path for path in sorted(Path("examples").glob("*.toml")) if "[parties]" in path.read_text()]

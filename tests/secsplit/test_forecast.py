@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from secsplit.forecast import forecasts
-from secsplit.run import Run, parse
+from secsplit.run import Run
+from secsplit.runfile import parse
 from secsplit.training import train_simulated
 
 GAUSSIAN = {"kind": "gaussian", "edge": "bottom->top", "clip": 1.0, "sigma": 2.0}

@@ -9,8 +9,9 @@ from torch import nn
 
 from secsplit.drive import simulate
 from secsplit.errors import RunError
-from secsplit.method import METHODS
-from secsplit.run import AGGREGATOR, Run, parse
+from secsplit.method import AGGREGATOR, METHODS
+from secsplit.run import Run
+from secsplit.runfile import parse
 from secsplit.schedule import Turn
 from secsplit.topologies import named
 from secsplit.topology import Objective, Segment, Topology

@@ -10,7 +10,8 @@ from channels import Identity, KeyFileError, Roster
 from secsplit.errors import EnvironmentFault, PeerError, RunError
 from secsplit.launch import addressed, make_keys
 from secsplit.network import connected, listens
-from secsplit.run import Run, parse
+from secsplit.run import Run
+from secsplit.runfile import parse
 
 
 def run_of(**parties: dict[str, str]) -> Run:

@@ -34,7 +34,8 @@ def test_known_noise_multipliers() -> None:
 def test_the_ledger_agrees_with_the_plan() -> None:
     """A run with the planned sigma, by its forecast."""
     from secsplit.forecast import forecasts
-    from secsplit.run import Run, parse
+    from secsplit.run import Run
+    from secsplit.runfile import parse
 
     found = plan(epsilon=8, delta=1e-5, epochs=10, learns=True)
     run = Run.of(

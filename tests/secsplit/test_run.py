@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from secsplit.errors import RunError
-from secsplit.run import Run, load, parse
+from secsplit.run import Run, load
+from secsplit.runfile import parse
 
 GOOD = """
 name = "good"

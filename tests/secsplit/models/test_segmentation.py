@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from secsplit.assemble import modules_of, parties_of, truth_of
 from secsplit.drive import simulate
 from secsplit.party import Party
-from secsplit.run import Run, parse
+from secsplit.run import Run
+from secsplit.runfile import parse
 from secsplit.steps import News
 
 
