@@ -70,14 +70,17 @@ def _finished(folder: Path) -> Exception:
 
 def audit_epsilon(target: Path, overrides: list[str], as_json: bool) -> None:
     """Lower bounds on epsilon beside what is claimed. Exit code 1 where a claim is contradicted."""
-    from audits.dp_run import as_json as plain
+    from audits.dp_found import found_of
     from audits.dp_run import audit_run
     from secsplit.run import load
     from secsplit.rundir import RunDir
 
-    found = audit_run(RunDir.open(target).run() if target.is_dir() else load(target, overrides))
+    run = RunDir.open(target).run() if target.is_dir() else load(target, overrides)
+    found = found_of(run, audit_run(run))
+    if target.is_dir():
+        found.save(target)
     if as_json:
-        result_json(plain(found))
+        result_json(found.model_dump(mode="json"))
     else:
         for statement in found.statements:
             result(statement)
@@ -87,13 +90,21 @@ def audit_epsilon(target: Path, overrides: list[str], as_json: bool) -> None:
 
 
 def attack_channel(folder: Path) -> None:
-    """Commit every fault on a channel of this project; exit 1 where one of them got a changed byte delivered."""
+    """Commit every fault on each channel of this project; exit 1 where one of them got a changed byte delivered."""
+    import logging
+
     from audits.channel import audit_channel, save
 
+    logging.getLogger("secsplit.channels").setLevel(logging.ERROR)  # refusals are what is hoped for
     trials = audit_channel()
-    sound = sum(trial.sound for trial in trials)
-    result(f"channel: {sound} of {len(trials)} faults delivered nothing that was changed; {save(trials, folder)}")
-    if sound < len(trials):
+    for suite in dict.fromkeys(trial.suite for trial in trials):
+        mine = [trial for trial in trials if trial.suite == suite]
+        refused = sum(trial.outcome == "refused" for trial in mine)
+        whole = sum(trial.outcome == "delivered unchanged" for trial in mine)
+        result(f"channel: {suite}: of {len(mine)} faults {refused} refused, {whole} delivered unchanged, "
+               f"{len(mine) - refused - whole} DELIVERED CHANGED")  # fmt: skip
+    result(f"channel: {save(trials, folder)}")
+    if not all(trial.sound for trial in trials):
         raise typer.Exit(1)
 
 

@@ -13,6 +13,7 @@ mechanism may leak more than this test saw. So a verdict is "violation" or "no v
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,7 +56,10 @@ class Lower:
 
 @dataclass(frozen=True)
 class EpsilonAudit:
-    """A claim and what was measured against it. claimed: inf where no finite epsilon is claimed."""
+    """A claim and what was measured against it. claimed: inf where no finite epsilon is claimed.
+
+    over: (messages of a record, the bound from them alone), of the same trials, up to all of them.
+    """
 
     mechanism: str
     canaries: str
@@ -63,6 +67,7 @@ class EpsilonAudit:
     adjacency: str
     releases: int
     lower: Lower
+    over: tuple[tuple[int, Lower], ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -177,19 +182,37 @@ def audit_mechanism(
 
     The statistic is <sum of a trial's messages, direction>, which is the best there is against Gaussian noise.
     """
-    seen = []
-    for side, value in (("one", pair.one), ("other", pair.other)):
-        sums = torch.zeros(trials, dtype=torch.float64)
-        for start in range(0, trials, batch):
-            rows = torch.arange(start, min(start + batch, trials))
-            for release in range(releases):
-                h = value.expand(len(rows), *value.shape)
-                stamp = Stamp(step=release, micro=start // batch)
-                left = defense.outgoing(Outgoing(kind, edge, stamp, h, None, rows, side))
-                sums[rows] += left.detach().double().flatten(1) @ pair.direction.double().flatten()
-        seen.append(sums)
-    lower = lower_bounds(seen[0], seen[1], delta)
-    return EpsilonAudit(mechanism, pair.name, claimed, adjacency, releases, lower)
+    told = looked_at(releases)
+    seen = [
+        _sums(defense, value, pair.direction, side, told, kind=kind, edge=edge, trials=trials, batch=batch)
+        for side, value in (("one", pair.one), ("other", pair.other))
+    ]
+    over = tuple((n, lower_bounds(seen[0][n], seen[1][n], delta)) for n in told)
+    return EpsilonAudit(mechanism, pair.name, claimed, adjacency, releases, over[-1][1], over)
+
+
+def looked_at(releases: int, *, most: int = 8) -> tuple[int, ...]:
+    """After how many messages a bound is taken: evenly, the first and the last among them."""
+    return tuple(sorted({1 + round(i * (releases - 1) / (most - 1)) for i in range(most)}))
+
+
+def _sums(
+    defense: Defense, value: Tensor, direction: Tensor, side: str, told: Collection[int], *, kind: Kind, edge: str,
+    trials: int, batch: int,
+) -> dict[int, Tensor]:  # fmt: skip
+    """After each number of messages told: (trials,) the sum of <message, direction> so far."""
+    sums = {n: torch.zeros(trials, dtype=torch.float64) for n in told}
+    for start in range(0, trials, batch):
+        rows = torch.arange(start, min(start + batch, trials))
+        so_far = torch.zeros(len(rows), dtype=torch.float64)
+        for release in range(max(told)):
+            h = value.expand(len(rows), *value.shape)
+            stamp = Stamp(step=release, micro=start // batch)
+            left = defense.outgoing(Outgoing(kind, edge, stamp, h, None, rows, side))
+            so_far += left.detach().double().flatten(1) @ direction.double().flatten()
+            if release + 1 in sums:
+                sums[release + 1][rows] = so_far
+    return sums
 
 
 def _unit(vector: Tensor) -> Tensor:

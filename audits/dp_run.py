@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -189,33 +188,3 @@ def _scores(
             z, i = record.tensor.flatten(1).double()[kept] / spec.rescale, at[kept]
             scores.index_add_(0, i, ((z - (one[i] + other[i]) / 2) * (one[i] - other[i])).sum(1))
     return scores
-
-
-def as_json(found: DPAudit) -> dict[str, Any]:
-    """Plain values, for `--json` and for the run's folder."""
-    return {
-        "links": [
-            {
-                "mechanism": a.mechanism, "canaries": a.canaries, "claimed": a.claimed, "adjacency": a.adjacency,
-                "releases": a.releases, "delta": a.lower.delta, "lower_clopper_pearson": a.lower.clopper_pearson,
-                "lower_gaussian": a.lower.gaussian, "mu_lower": a.lower.mu, "confidence": a.lower.confidence,
-                "n": a.lower.n, "verdict": a.verdict,
-            }
-            for a in found.links
-        ],
-        "trainings": [
-            {
-                "canaries": t.canaries, "guesses": t.guesses, "correct": t.correct, "claimed": t.claimed,
-                "delta": t.delta, "lower": t.lower, "confidence": t.confidence, "verdict": t.verdict,
-            }
-            for t in found.trainings
-        ],
-        "reidentifications": [
-            {
-                "rate": r.rate, "low": r.interval.low, "high": r.interval.high, "n": r.n, "candidates": r.candidates,
-                "chance": r.chance, "bound": r.bound, "mu": r.mu, "verdict": r.verdict,
-            }
-            for r in found.reidentifications
-        ],
-        "violations": found.violations,
-    }  # fmt: skip

@@ -6,11 +6,14 @@ that found nothing makes no finding, and is never called a proof of safety.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from audits.channel import Trial
+from audits.dp_found import DpFound
+from audits.frozen import Frozen
 from audits.leakage import METRICS, Leakage
-from audits.privacy import Audit, Frozen
+from audits.privacy import Audit
 from secsplit.message import Kind
 from secsplit.topology import Topology
 
@@ -40,9 +43,11 @@ class Finding(Frozen):
     evidence: tuple[str, ...] = ()
 
 
-def findings(topology: Topology, audit: Audit) -> tuple[Finding, ...]:
-    """All findings, the severest first."""
-    found = [*_in_clear(topology), *_leaks(audit), *_gaps(audit)]
+def findings(
+    topology: Topology, audit: Audit, *, tested: DpFound | None = None, trials: Sequence[Trial] = ()
+) -> tuple[Finding, ...]:
+    """All findings, the severest first. tested: what became of claims of noise; trials: faults on channels."""
+    found = [*_in_clear(topology), *_leaks(audit), *_gaps(audit), *_contradicted(tested), *_delivered(trials)]
     return tuple(sorted(found, key=lambda finding: (SEVERITIES.index(finding.severity), finding.id)))
 
 
@@ -94,6 +99,26 @@ def _gaps(audit: Audit) -> Iterator[Finding]:
                 text=f"{cell.because}. This is missing evidence and not good news.",
                 remedy="Find out why it failed and audit again.", evidence=(f"/cells/{index}",),
             )  # fmt: skip
+
+
+def _contradicted(tested: DpFound | None) -> Iterator[Finding]:
+    if tested is not None and tested.violations:
+        yield Finding(
+            id="epsilon-contradicted", severity="critical",
+            title="A claimed epsilon is contradicted by what its mechanism does",
+            text="; ".join(line for line in tested.statements if line.endswith(": violation")) + ".",
+            remedy=REMEDIES["distinguish"],
+        )  # fmt: skip
+
+
+def _delivered(trials: Sequence[Trial]) -> Iterator[Finding]:
+    suites = sorted({trial.suite for trial in trials if not trial.sound})
+    if suites:
+        yield Finding(
+            id="channel-unsound", severity="critical", title="A channel delivers what was changed on the wire",
+            text=f"By {', '.join(suites)} a fault on the wire got changed bytes delivered.",
+            remedy="Do not use this channel; report it to whoever maintains it.",
+        )  # fmt: skip
 
 
 _SECRET = {

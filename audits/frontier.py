@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
-from typing import Any
 
+from audits.frozen import Frozen
 from audits.gate import Evidence, Outcome, judge, passed, pessimistic_score
-from audits.grid import POINTS, PointResult
+from audits.grid import POINTS, PointResult, spelled
 from audits.leakage import Leakage
 from audits.policy import ControlRule, Policy, UtilityRule
-from audits.privacy import Frozen
 from audits.statistics import over_seeds
 from audits.sweep import Grid
 from secsplit.errors import RunError, nearest
@@ -25,7 +24,8 @@ GOALS = ("label", "input", "attribute", "membership")
 
 
 class OverSeeds(Frozen):
-    """A figure over seeds. low, high: Student's 95% interval, None of a single seed; pessimistic: the worse end."""
+    """A figure from 0 to 1 over seeds. low, high: Student's 95% interval within that, None of a single seed;
+    pessimistic: the worse end."""
 
     mean: float
     low: float | None
@@ -48,7 +48,7 @@ class Setting(Frozen):
 
     name: str
     configuration: str
-    at: dict[str, Any]
+    at: dict[str, str]
     leakages: tuple[SettingLeakage, ...]
     accuracy: OverSeeds | None
     best: bool = False
@@ -95,7 +95,11 @@ def _setting(points: Sequence[PointResult]) -> Setting:
         accuracy = seeds([min(a) for a in accuracies], [min(low) for low in lows if low], more=False)
     first = points[0]
     return Setting(
-        name=first.setting, configuration=first.configuration, at=first.at, leakages=tuple(leakages), accuracy=accuracy
+        name=first.setting,
+        configuration=first.configuration,
+        at={axis: spelled(value) for axis, value in first.at.items()},
+        leakages=tuple(leakages),
+        accuracy=accuracy,
     )
 
 
@@ -107,7 +111,7 @@ def _worst(point: PointResult, goal: str) -> Leakage | None:
 def seeds(values: Sequence[float], ends: Sequence[float | None], *, more: bool = True) -> OverSeeds:
     """Values and their own pessimistic ends, over seeds. more: whether a larger value is the worse."""
     within = over_seeds(values)
-    low, high = (None if isnan(end) else end for end in (within.low, within.high))
+    low, high = (None if isnan(end) else min(1.0, max(0.0, end)) for end in (within.low, within.high))
     known = [end for end in (*ends, high if more else low) if end is not None]
     return OverSeeds(
         mean=sum(values) / len(values), low=low, high=high, n=len(values), values=tuple(values),

@@ -12,21 +12,19 @@ from collections.abc import Mapping
 from io import BytesIO
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from attacks.base import Guess
 from audits import images, score_inputs
 from audits.evidence import Case
+from audits.frozen import Frozen
 from secsplit.threat import View
 
 LEAST_PIXELS = 64  # a side, so that 8x8 digits can be seen
 
 
-class Shown(BaseModel):
+class Shown(Frozen):
     """One record: PNG images in base64, and how near the reconstruction came."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: str  # "closest" | "median"
     label: str
@@ -39,10 +37,8 @@ class Shown(BaseModel):
     mean: str | None  # the mean auxiliary record
 
 
-class Gallery(BaseModel):
+class Gallery(Frozen):
     """The records shown of one attack."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     attack: str
     threat: str

@@ -12,21 +12,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from audits.channel import Trial
+from audits.channel import load as load_trials
 from audits.config import audit_spec
+from audits.dp_found import DpFound
 from audits.findings import Severity
+from audits.frozen import Frozen
 from audits.leakage import METRICS, Leakage
 from audits.policy import (
     SCORE,
     AnyRule,
     ChannelRule,
     ControlRule,
+    EpsilonAuditRule,
     EpsilonRule,
     EvidenceRule,
     LeakageRule,
     Policy,
     UtilityRule,
 )
-from audits.privacy import Audit, Cell, Frozen, chosen
+from audits.privacy import Audit, Cell, chosen
 from audits.spent import Spent, spent
 from audits.utility import utilities
 from secsplit.run import Run
@@ -65,8 +70,9 @@ class Evidence:
     def planned(self) -> tuple[tuple[str, str], ...]:
         """(attack, threat): every cell that the run's [audit] table asks for."""
         spec = audit_spec(self.run)
-        threats = spec.adversaries(self.run.topology)
-        return tuple((attack.name, threat.name) for threat in threats for attack in chosen(spec))
+        attacks = chosen(spec)
+        threats = spec.adversaries(self.run.topology, active=any(attack.needs.active for attack in attacks))
+        return tuple((attack.name, threat.name) for threat in threats for attack in attacks)
 
     @cached_property
     def cells(self) -> dict[tuple[str, str], tuple[int, Cell]]:
@@ -75,6 +81,16 @@ class Evidence:
     @cached_property
     def spent(self) -> tuple[Spent, ...]:
         return spent(self.folder)
+
+    @cached_property
+    def tested(self) -> DpFound | None:
+        """What became of the claims that were put to the test."""
+        return DpFound.load(self.folder.path, self.run.digest().hex())
+
+    @cached_property
+    def trials(self) -> tuple[Trial, ...]:
+        """The faults that were committed on channels."""
+        return load_trials(self.folder.path)
 
 
 def judge(policy: Policy, evidence: Evidence) -> tuple[Outcome, ...]:
@@ -88,6 +104,8 @@ def _judge(rule: AnyRule, evidence: Evidence) -> Outcome:
             problems = _leakage(rule, evidence)
         case EpsilonRule():
             problems = _epsilon(rule, evidence)
+        case EpsilonAuditRule():
+            problems = _epsilon_audit(evidence)
         case UtilityRule():
             problems = _utility(rule, evidence)
         case ChannelRule():
@@ -172,6 +190,30 @@ def _epsilon(rule: EpsilonRule, evidence: Evidence) -> Judged:
             yield False, f"{line.party}: its delta is {line.delta:g}", ""
         else:
             yield line.epsilon <= rule.max, f"{line.party}: epsilon {line.epsilon:.4g} at delta {line.delta:g}", ""
+    if evidence.tested is not None and evidence.tested.violations:
+        yield False, "what the mechanism does contradicts its claim (audit --dp)", ""
+
+
+def _epsilon_audit(evidence: Evidence) -> Judged:
+    found = evidence.tested
+    if found is None:
+        yield False, "no evidence: no claim was put to the test; run secsplit audit --dp DIR", ""
+        return
+    tested = {link.role for link in found.links}
+    for line in evidence.spent:
+        role = evidence.run.file.parties[line.party].role
+        if line.everyone and line.protects == "inputs" and line.epsilon is not None and role not in tested:
+            yield False, f"no evidence: the epsilon that {line.party} claims for its inputs was not put to the test", ""
+    for link in found.links:
+        claimed = "nothing finite" if link.claimed is None else f"{link.claimed:.4g}"
+        text = f"{link.mechanism}, {link.canaries} canaries: at least {link.lower:.3g}, claimed {claimed}, n = {link.n}"
+        yield link.verdict != "violation", text, ""
+    for training in found.trainings:
+        text = f"a whole training: at least {training.lower:.3g}, claimed {training.claimed:.4g}"
+        yield training.verdict != "violation", text, ""
+    for named in found.reidentifications:
+        text = f"re-identified {named.rate:.2%} (lower end {named.low:.2%}), allowed {named.bound:.2%}, n = {named.n}"
+        yield named.verdict != "violation", text, ""
 
 
 def _utility(rule: UtilityRule, evidence: Evidence) -> Judged:
@@ -197,6 +239,12 @@ def _channel(rule: ChannelRule, evidence: Evidence) -> Judged:
             suites = {channel["suite"] for channel in facts["channels"]}
             allowed = not rule.suites or suites <= set(rule.suites)
             yield allowed, f"{party} to {peer}: {', '.join(sorted(suites))}", ""
+            attacked = {trial.suite for trial in evidence.trials}
+            for suite in sorted(suites - attacked if rule.attacked else ()):
+                yield False, f"no evidence: no channel by {suite} was attacked; run secsplit audit --channel DIR", ""
+    for trial in evidence.trials:
+        if not trial.sound:
+            yield False, f"a {trial.fault} in the {trial.during} got changed bytes delivered by {trial.suite}", ""
 
 
 def _control(evidence: Evidence) -> Judged:

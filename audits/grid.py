@@ -33,7 +33,8 @@ from pydantic import Field, ValidationError, model_validator
 from audits.config import AuditSpec, checked
 from audits.control import audit_with_control
 from audits.finished import Finished
-from audits.privacy import Audit, Frozen, chosen
+from audits.frozen import Frozen
+from audits.privacy import Audit, chosen
 from audits.rehearsal import fix_noise
 from audits.shelf import Shelf, code_of, key_of
 from audits.utility import Utility, utilities
@@ -92,7 +93,7 @@ class Point:
     @property
     def setting(self) -> str:
         """Configuration and axes in words, without the seed."""
-        return ", ".join([self.configuration, *(f"{axis} = {_shown(value)}" for axis, value in self.at.items())])
+        return ", ".join([self.configuration, *(f"{axis} = {spelled(value)}" for axis, value in self.at.items())])
 
     @cached_property
     def key(self) -> str:
@@ -214,7 +215,8 @@ def _put(tables: dict[str, Any], path: str, value: Any) -> None:
     tables[last] = deepcopy(value)
 
 
-def _shown(value: Any) -> str:
+def spelled(value: Any) -> str:
+    """A value of an axis in words."""
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

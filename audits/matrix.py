@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from audits.findings import severity_of
+from audits.frozen import Frozen
 from audits.leakage import Goal, worst
-from audits.privacy import Audit, Cell, Frozen, Status
+from audits.privacy import Audit, Cell, Status
 from audits.sweep import Grid
 
 

@@ -88,15 +88,31 @@ class UtilityRule(Rule):
         return f"accuracy on test records is at least {self.min:g}"
 
 
-class ChannelRule(Rule):
-    """Every message crossed an encrypted, mutually authenticated channel of a suite that is allowed."""
+class EpsilonAuditRule(Rule):
+    """Claims of noise were put to the test (`audit --dp`), and none is contradicted by what its mechanism does."""
 
-    check: Literal["channel"] = "channel"
-    suites: tuple[str, ...] = ()  # empty: any that the project has
+    check: Literal["epsilon-audit"] = "epsilon-audit"
 
     @property
     def asks(self) -> str:
-        return "every link was authenticated and encrypted" + (f" by {' or '.join(self.suites)}" if self.suites else "")
+        return "every claimed epsilon was put to the test, and no lower bound exceeds its claim"
+
+
+class ChannelRule(Rule):
+    """Every message crossed an encrypted, mutually authenticated channel of a suite that is allowed.
+
+    attacked: channels of those suites must have been attacked (`audit --channel`). Where they were, no changed byte may
+    have been delivered, asked for or not.
+    """
+
+    check: Literal["channel"] = "channel"
+    suites: tuple[str, ...] = ()  # empty: any that the project has
+    attacked: bool = False
+
+    @property
+    def asks(self) -> str:
+        by = f" by {' or '.join(self.suites)}" if self.suites else ""
+        return f"every link was authenticated and encrypted{by}" + (", and stood every fault" if self.attacked else "")
 
 
 class ControlRule(Rule):
@@ -123,7 +139,8 @@ class EvidenceRule(Rule):
 
 
 AnyRule = Annotated[
-    LeakageRule | EpsilonRule | UtilityRule | ChannelRule | ControlRule | EvidenceRule, Field(discriminator="check")
+    LeakageRule | EpsilonRule | EpsilonAuditRule | UtilityRule | ChannelRule | ControlRule | EvidenceRule,
+    Field(discriminator="check"),
 ]
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from attacks.base import Attack, Guess, NotApplicable
 from attacks.catalogue import attack as configured
@@ -24,9 +23,11 @@ from audits.candidates import candidates_of
 from audits.config import AuditSpec
 from audits.evidence import Case, Rival
 from audits.finished import Finished
+from audits.frozen import Frozen
 from audits.gallery import Gallery, gallery
 from audits.leakage import Goal, Leakage
 from audits.rehearsal import rehearsed
+from audits.roc import Roc, roc
 from audits.score import score
 from audits.secret import secret
 from audits.shelf import Shelf, code_of, key_of
@@ -45,12 +46,6 @@ NOISE = "the same attack on noise in place of messages"
 
 Status = Literal["ran", "not applicable", "failed"]
 Tell = Callable[[int, int, str], None]  # (cells done, cells in all, what comes next)
-
-
-class Frozen(BaseModel):
-    """A value of the audit's file: unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ThreatFacts(Frozen):
@@ -90,6 +85,7 @@ class Cell(Frozen):
     uses: tuple[str, ...] = ()
     leakages: tuple[Leakage, ...] = ()
     facts: dict[str, float | int | str] = {}
+    roc: Roc | None = None
     gallery: Gallery | None = None
     control: ControlFacts | None = None
 
@@ -304,7 +300,13 @@ class _Auditor:
             }
         show = each.goal == "input" and (self.spec.reveal or not truth.real_patients)
         picture = gallery(case, guess, view, count=self.spec.gallery) if show else None
-        return {"status": "ran", "leakages": leakages, "facts": dict(guess.facts), "gallery": picture}
+        return {
+            "status": "ran",
+            "leakages": leakages,
+            "facts": dict(guess.facts),
+            "roc": roc(case, guess),
+            "gallery": picture,
+        }
 
     def control(self, each: Attack, threat: Threat, view: View, guess: Guess) -> Iterable[Rival]:
         """The attack empty-handed, about the same rows; an attack that breaks on noise learnt nothing from it."""

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from audits.channel import FILE as CHANNEL
+from audits.dp_found import FILE as DP
+from audits.frozen import Frozen
 from audits.grid import POINTS
-from audits.privacy import AUDIT, Frozen
+from audits.privacy import AUDIT
 from audits.report.write import JSON
 from audits.sweep import GRID, Grid
 from secsplit.auditlog import FILE as LOG
@@ -74,7 +76,7 @@ def evidence_files(folder: Path) -> Iterator[str]:
 
     Of a sweep: its results, and the same of every point.
     """
-    for name in ("run.toml", "digest", AUDIT, CHANNEL, GRID, JSON):
+    for name in ("run.toml", "digest", AUDIT, CHANNEL, DP, GRID, JSON):
         if (folder / name).exists():
             yield name
     for party in sorted((folder / "parties").glob("*/")):

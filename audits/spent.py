@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from audits.privacy import Frozen
+from audits.frozen import Frozen
 from secsplit.books import SPENT
 from secsplit.claims import EVERYONE
 from secsplit.errors import RunError

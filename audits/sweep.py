@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from audits.control import with_control
+from audits.frozen import Frozen
 from audits.grid import Point, PointResult, Tell, carry_out, grid_spec, points
-from audits.privacy import Frozen
 from audits.shelf import key_of
 from secsplit.errors import EnvironmentFault, RunError
 from secsplit.rundir import write_atomically

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from audits.privacy import Frozen
+from audits.frozen import Frozen
 from audits.statistics import proportion
 from secsplit.rundir import RunDir
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 from pydantic import ValidationError
 
+from audits.frozen import Frozen
 from audits.grid import POINTS, PointResult
-from audits.privacy import AUDIT, Audit, Frozen
+from audits.privacy import AUDIT, Audit
 from audits.report.write import JSON
 from audits.seal import MANIFEST, SEALS, Manifest, Seal, load, sealed
 from audits.sweep import GRID, Grid

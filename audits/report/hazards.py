@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from audits.finished import Finished
 from audits.privacy import Audit
-from audits.report.model import Hazard
+from audits.report.model import Channel, Hazard, SweepSection
 from secsplit.message import Kind
 
 NIST, ISO = "NIST SP 800-226", "ISO/IEC 27559:2022"
 
 
-def hazards(finished: Finished, audit: Audit, *, encrypted: bool) -> tuple[Hazard, ...]:
+def hazards(finished: Finished, audit: Audit, *, channel: Channel, sweep: SweepSection | None) -> tuple[Hazard, ...]:
     """Every line, in the order of the sources."""
     topology = finished.run.topology
     ran = {(cell.attack, cell.threat) for cell in audit.cells if cell.status == "ran"}
@@ -22,6 +22,8 @@ def hazards(finished: Finished, audit: Audit, *, encrypted: bool) -> tuple[Hazar
     malicious = any(threat.behaviour == "malicious" for threat in audit.threats)
     together = any(len(threat.who) > 1 for threat in audit.threats)
     traffic = any(cell.goal == "traffic" and cell.status == "ran" for cell in audit.cells)
+    used = [each for each in channel.attacked if each.used]
+    attacked = used if channel.encrypted else channel.attacked
     weights = finished.run.method.client_side in ("handed-over", "averaged") and bool(finished.run.cohort_roles)
     return (
         Hazard(
@@ -35,8 +37,11 @@ def hazards(finished: Finished, audit: Audit, *, encrypted: bool) -> tuple[Hazar
             text=f"these failed: {', '.join(missing)}" if missing else "every applicable attack gave a result",
         ),
         Hazard(
-            id="one-seed", question="Do the figures hold for other seeds?", source=f"{ISO} clause 8", state="open",
-            text="this run was trained once, with one seed; a grid over seeds shows how the figures vary",
+            id="one-seed", question="Do the figures hold for other seeds?", source=f"{ISO} clause 8",
+            state="open" if sweep is None or len(sweep.seeds) < 3 else "assessed",
+            text="this run was trained once, with one seed; a grid over seeds shows how the figures vary"
+            if sweep is None else
+            f"every setting was trained and attacked with {len(sweep.seeds)} seeds; see Settings compared",
         ),
         Hazard(
             id="collusion", question="What do parties learn together?", source=f"{ISO} clause 6",
@@ -63,8 +68,14 @@ def hazards(finished: Finished, audit: Audit, *, encrypted: bool) -> tuple[Hazar
         ),
         Hazard(
             id="channel", question="Are messages protected on the way?", source=f"{NIST}, security",
-            state="assessed" if encrypted else "open",
-            text="every link was authenticated and encrypted" if encrypted else "this run used no network",
+            state="assessed" if channel.encrypted else "open",
+            text="every link was authenticated and encrypted" if channel.encrypted else "this run used no network",
+        ),
+        Hazard(
+            id="channel-attacked", question="Were the channels themselves attacked?", source=f"{NIST}, security",
+            state="assessed" if attacked else "open",
+            text=f"{sum(each.faults for each in attacked)} faults were committed on the wire; see Channels"
+            if attacked else "not measured: secsplit audit --channel DIR commits every fault of a tap",
         ),
         Hazard(
             id="traffic", question="What do sizes and times of messages reveal?", source=f"{NIST}, side channels",

@@ -10,11 +10,14 @@ from typing import Literal
 
 from pydantic import Field
 
+from audits.channel import Trial
+from audits.dp_found import DpFound
 from audits.findings import Finding
 from audits.frontier import Advice, Setting
+from audits.frozen import Frozen
 from audits.gate import Outcome
 from audits.matrix import Matrix
-from audits.privacy import Cell, Frozen, ThreatFacts
+from audits.privacy import Cell, ThreatFacts
 from audits.spent import Spent
 from audits.utility import Utility
 
@@ -83,6 +86,7 @@ class Scope(Frozen):
     method_about: str
     parties: tuple[PartyFacts, ...]
     nodes: tuple[Node, ...]
+    crossings: int  # connections from a role to another
     flows: tuple[Flow, ...]
     recorded: str  # what of the messages was kept for the audit
 
@@ -131,21 +135,93 @@ class Link(Frozen):
     padded: bool
 
 
+class Attacked(Frozen):
+    """What became of the faults that a tap committed on channels of one suite. used: by a link of this run."""
+
+    suite: str
+    used: bool
+    faults: int
+    refused: int
+    unchanged: int  # delivered whole, for the fault changed nothing
+    changed: int  # delivered changed: none may be
+
+
 class Channel(Frozen):
-    """6. How the messages were protected on the way."""
+    """6. How the messages were protected on the way, and how channels of those suites stood attack."""
 
     encrypted: bool
     about: str
     links: tuple[Link, ...]
     still_visible: tuple[str, ...]
+    attacked: tuple[Attacked, ...]
+    trials: tuple[Trial, ...]
+
+
+class Charged(Spent):
+    """A line of a ledger, and whose records it is about."""
+
+    site: str
+
+
+class EpsilonPoint(Frozen):
+    """After an epoch: what is claimed, and the lower bound that canaries gave (None: not measured then)."""
+
+    epoch: int
+    step: int
+    claimed: float | None
+    lower: float | None
+
+
+class EpsilonCurve(Frozen):
+    """Epsilon of one role's records against everyone together, over the training."""
+
+    role: str
+    protects: str
+    delta: float
+    points: tuple[EpsilonPoint, ...]
 
 
 class Dp(Frozen):
-    """7. What the ledgers charged, and what they do not cover."""
+    """7. What the ledgers charged, what they do not cover, and what became of the claims that were put to the test."""
 
-    spent: tuple[Spent, ...]
+    spent: tuple[Charged, ...]
     about: str
     not_covered: tuple[str, ...]
+    curves: tuple[EpsilonCurve, ...]
+    tested: DpFound | None
+
+
+class MetricText(Frozen):
+    """What a figure measures. ideal: a total leak; more: whether larger is worse for the patient."""
+
+    title: str
+    about: str
+    percent: bool
+    more: bool
+    ideal: float | None
+
+
+class Scored(Frozen):
+    """A headline figure and the ends of its interval on the scale from chance (0) to everything (1).
+
+    at: where the figure itself lies.
+    """
+
+    at: str
+    attack: str
+    threat: str
+    goal: str
+    metric: str
+    low: float
+    value: float
+    high: float
+
+
+class Level(Frozen):
+    """From which score on a leak is called so."""
+
+    severity: str
+    least: float
 
 
 class LeakageSection(Frozen):
@@ -158,6 +234,10 @@ class LeakageSection(Frozen):
     hidden: bool
     seed: int
     evidence: str  # fingerprint of the transcripts
+    confidence: float  # of every interval
+    levels: tuple[Level, ...]
+    metrics: dict[str, MetricText]
+    scores: tuple[Scored, ...]
 
 
 class UtilitySection(Frozen):
@@ -182,6 +262,9 @@ class Cost(Frozen):
 
     bytes: int
     messages: int
+    forward: int
+    backward: int
+    other: int
     timeline: tuple[Traffic, ...]
     not_measured: tuple[str, ...]
 
@@ -196,6 +279,13 @@ class Hazard(Frozen):
     text: str
 
 
+class Axis(Frozen):
+    """A key of the run file that the sweep varied, and its values in their order."""
+
+    name: str
+    values: tuple[str, ...]
+
+
 class SweepSection(Frozen):
     """What a sweep found of its settings, over seeds. shown: the setting that the rest of this report is about."""
 
@@ -204,6 +294,7 @@ class SweepSection(Frozen):
     seeds: tuple[int, ...]
     held_out: tuple[int, ...]
     control: str | None
+    axes: tuple[Axis, ...]
     settings: tuple[Setting, ...]
     advice: Advice | None
     matrices: tuple[Matrix, ...] = ()

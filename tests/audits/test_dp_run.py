@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from audits.dp_run import as_json, audit_run
+from audits.dp_found import found_of
+from audits.dp_run import audit_run
 from secsplit.defenses.gaussian import Gaussian
 from secsplit.errors import RunError
 from secsplit.run import Run
@@ -46,7 +47,11 @@ def test_true_claims_stand(defenses: tuple[dict[str, Any], ...]) -> None:
     (named,) = found.reidentifications
     assert named.candidates == 1000
     assert named.interval.low <= named.bound
-    assert as_json(found)["violations"] == 0
+    told = found_of(run_of(*defenses), found)
+    assert told.violations == 0
+    for link in told.links:
+        assert [after.messages for after in link.over] == [1, 2, 3]
+        assert link.over[-1].lower == link.lower
     assert all("no violation found" in statement for statement in found.statements)
 
 

@@ -17,7 +17,8 @@ from audits.leakage import METRICS
 from audits.privacy import Audit
 from audits.report.assemble import report_of
 from audits.report.model import Report
-from audits.report.page import Value, num, page, shown
+from audits.report.page import page
+from audits.report.value import STYLES, Value, num, shown
 from audits.report.write import schema, write
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -35,23 +36,23 @@ def html(report: Report) -> str:
 
 
 class Reader(HTMLParser):
-    """Tags with attributes, and the text by the tags it stands in."""
+    """Tags with attributes, and the text by the tags it stands in, outermost first."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.texts: list[tuple[tuple[str, ...], str]] = []
+        self.open: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[tuple[tuple[str, dict[str, str | None]], ...], str]] = []
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
-            self.open.append(tag)
+            self.open.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         if tag not in VOID:
-            assert self.open.pop() == tag, f"</{tag}> closes nothing"
+            assert self.open.pop()[0] == tag, f"</{tag}> closes nothing"
 
     def handle_data(self, data: str) -> None:
         self.texts.append((tuple(self.open), data))
@@ -64,6 +65,56 @@ def resolved(value: Any, pointer: str) -> Any:
     return value
 
 
+def forms(value: Any) -> set[str]:
+    """The ways in which a value of the JSON may be printed."""
+    if isinstance(value, str | dict):
+        return {value} if isinstance(value, str) else set(value)
+    assert isinstance(value, int | float)
+    return {shown(value, style) for style in STYLES}
+
+
+def misplaced(value: Any, html: str) -> list[str]:
+    """Everything with a digit that is not what lies at the place it names, or names none."""
+    wrong = []
+    for stack, text in Reader(html).texts:
+        if not re.search(r"\d", text) or {"style", "title"} & {tag for tag, _ in stack}:
+            continue
+        classes = {name for _, attrs in stack for name in (attrs.get("class") or "").split()}
+        if classes & {"ordinal", "tick"}:  # the number of a section; the scale of a drawing
+            continue
+        key = stack[-1][1].get("data-key")
+        if key is None:
+            wrong.append(text)
+            continue
+        known = forms(resolved(value, key))
+        if "beginning" in classes:
+            known = {form[: len(text)] for form in known if len(text) >= 16}
+        if text not in known:
+            wrong.append(f"{key}: {text}")
+    return wrong
+
+
+def unsaid(value: Any, html: str) -> list[str]:
+    """The words of drawings whose digits are not, in order, what lies at the places they name."""
+    wrong = []
+    for tag, attrs in Reader(html).tags:
+        if tag != "svg":
+            continue
+        label, at, rest = attrs["aria-label"] or "", 0, ""
+        for key in (attrs["data-keys"] or "").split():
+            found = [
+                (place, -len(form)) for form in forms(resolved(value, key)) if (place := label.find(form, at)) >= 0
+            ]
+            place, length = min(found, default=(-1, 0))
+            if place < 0:
+                wrong.append(f"{key} is not in {label[at:]!r}")
+                break
+            rest += label[at:place]
+            at = place - length
+        wrong += re.findall(r"\S*\d\S*", rest + label[at:])
+    return wrong
+
+
 def test_every_number_is_the_json_s_own(report: Report, html: str) -> None:
     value = json.loads(report.model_dump_json())
     numbers = [attrs for tag, attrs in Reader(html).tags if tag == "data"]
@@ -71,14 +122,16 @@ def test_every_number_is_the_json_s_own(report: Report, html: str) -> None:
     for attrs in numbers:
         assert attrs["data-key"] is not None
         assert attrs["value"] == str(resolved(value, attrs["data-key"]))
+    assert misplaced(value, html) == []
+    assert unsaid(value, html) == []
 
 
-def test_no_cell_of_a_table_has_a_number_of_its_own(html: str) -> None:
-    """Decimals and percentages stand in <data>, or in words that the JSON holds; here: in no cell by themselves."""
-    loose = [
-        t for tags, t in Reader(html).texts if "td" in tags and "data" not in tags and re.search(r"\d[.,]\d|\d%", t)
-    ]
-    assert loose == []
+def test_a_number_without_its_place_or_at_another_would_be_found(report: Report, html: str) -> None:
+    value = json.loads(report.model_dump_json())
+    assert misplaced(value, html.replace("<main>", "<main><p>leaks 3%</p>")) == ["leaks 3%"]
+    figure = next(text for stack, text in Reader(html).texts if stack and stack[-1][0] == "data" and "%" in text)
+    assert misplaced(value, html.replace(f">{figure}<", ">12.3%<"))
+    assert unsaid(value, html.replace('"img" aria-label="', '"img" aria-label="7 times ', 1)) == ["7"]
 
 
 def test_tags_are_balanced_and_ids_are_unique(html: str) -> None:
@@ -129,7 +182,7 @@ def test_without_a_policy_nothing_passes(report: Report) -> None:
 
 
 def test_false_claims_are_not_made(html: str) -> None:
-    words = " ".join(text for tags, text in Reader(html).texts if "style" not in tags).lower()
+    words = " ".join(text for stack, text in Reader(html).texts if "style" not in {tag for tag, _ in stack}).lower()
     for claim in ("is safe", "verified private", "no leakage", "guarantees privacy", "is anonymous"):
         assert claim not in words
 
