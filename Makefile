@@ -4,6 +4,7 @@ BIN := .venv/bin
 # Installed from constraints.txt first, so that a range never pulls a build nobody here has tested.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+EACH_CORE := -n auto --dist worksteal
 
 .PHONY: demo test test-slow acceptance check format bench docs clean
 
@@ -21,10 +22,10 @@ demo: .venv/core
 	$(BIN)/secsplit demo
 
 test: .venv/dev
-	$(ONE_THREAD) $(BIN)/python -m pytest
+	$(ONE_THREAD) $(BIN)/python -m pytest $(EACH_CORE)
 
 test-slow: .venv/dev
-	$(ONE_THREAD) $(BIN)/python -m pytest -m slow --timeout=1800
+	$(ONE_THREAD) $(BIN)/python -m pytest $(EACH_CORE) -m slow --timeout=1800
 
 check: .venv/dev
 	$(BIN)/ruff format --check .
