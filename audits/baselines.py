@@ -125,7 +125,7 @@ def _classified(
     guess: Guess, truth: Truth, columns: tuple[str, ...], cast: Tensor, position: Tensor, labels: Tensor
 ) -> Tensor | None:
     known = labels >= 0
-    if len(labels[known].unique()) < 2:
+    if not columns or len(labels[known].unique()) < 2:
         return None
     x = _features(truth, columns, cast[known], position[known])
     fitted = LogisticRegression(max_iter=1000).fit(x, labels[known].numpy())

@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from audits.policy import Policy
     from audits.privacy import Audit
 
-Target = Annotated[Path, typer.Argument(metavar="RUN.toml|DIR", help="a run file, or the folder of a finished run")]
+Target = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN.toml|DIR|FILE.npz|FILE.safetensors",
+        help="a run file, the folder of a finished run, or what another tool recorded",
+    ),
+]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the folder of a finished run")]
 
 
 def register(app: typer.Typer) -> None:
     app.command("audit")(audit)
+    app.command("export")(export)
     app.command("report")(report)
     app.command("gate")(gate)
     app.command("advise")(advise)
@@ -44,6 +51,9 @@ def audit(
     """Attack what a finished run really exchanged, and score it against the truth; a [grid] table sweeps."""
     if target.is_dir() and (overrides or out):
         raise _finished(target)
+    if target.suffix in (".npz", ".safetensors"):
+        audited_tensors(target, out, as_json)
+        return
     if dp:
         audit_epsilon(target, overrides or [], as_json)
         return
@@ -66,6 +76,41 @@ def _finished(folder: Path) -> Exception:
     from secsplit.errors import RunError
 
     return RunError(f"--set and --out are for a run file; {folder} is a finished run, audited as it is, where it is")
+
+
+def audited_tensors(file: Path, out: Path | None, as_json: bool) -> None:
+    """Audit what another tool recorded, and leave the result beside the file or in `out`."""
+    from audits.config import AuditSpec
+    from audits.foreign import Foreign, audit_foreign
+    from audits.matrix import matrix_of
+
+    with progress() as tell:
+        found = audit_foreign(Foreign.open(file), AuditSpec(gallery=0), tell)
+    folder = out or file.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    found.save(folder)
+    if as_json:
+        result_json(found.model_dump(mode="json"))
+        return
+    show(found)
+    show_matrix(matrix_of(found, setting=file.name, topology="vanilla, labels at the server"))
+    result(f"audit: {folder / 'audit.json'}")
+
+
+def export(
+    folder: Folder,
+    party: Annotated[str, typer.Option("--party", help="whose transcript")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.npz|FILE.safetensors", help="the file to write")],
+) -> None:
+    """Write a party's transcript as plain tensors, for any other tool: activations, gradients, labels, rows."""
+    from audits.finished import Finished
+    from audits.plain import exported, write
+
+    tensors = exported(Finished.open(folder), party)
+    write(out, tensors)
+    for name, tensor in tensors.items():
+        result(f"{name}: {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}")
+    say("the labels among them are the truth: whoever is given this file needs no attack")
 
 
 def audit_epsilon(target: Path, overrides: list[str], as_json: bool) -> None:

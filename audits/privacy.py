@@ -7,7 +7,8 @@ fails. The truth is used to score, after the attack has answered.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -39,6 +40,7 @@ from secsplit.errors import RunError, nearest
 from secsplit.rundir import write_atomically
 from secsplit.schedule import derive
 from secsplit.threat import Behaviour, Threat, View
+from secsplit.topology import Topology
 
 AUDIT = "audit.json"
 SCHEMA_VERSION = "1.0"
@@ -144,20 +146,36 @@ def audit(
     """
     attacks = chosen(spec) if attacks is None else attacks
     threats = spec.adversaries(finished.run.topology, active=any(each.needs.active for each in attacks))
+    auditor = _Auditor(finished, spec, shelf)
+    return audit_of(
+        auditor, threats, attacks, tell, digest=finished.run.digest().hex(), evidence=finished.fingerprint,
+        real_patients=finished.truth.real_patients,
+    )  # fmt: skip
+
+
+def audit_of(
+    auditor: Auditor,
+    threats: Sequence[Threat],
+    attacks: Sequence[Attack],
+    tell: Tell,
+    *,
+    digest: str,
+    evidence: str,
+    real_patients: bool = True,
+) -> Audit:
+    """Every combination as a cell, corrected for their number. Raises RunError where there is none."""
     plan = [(threat, each) for threat in threats for each in attacks]
     if not plan:
         raise RunError("audit: no attack and threat to run, and an empty audit says nothing; see audit.attacks")
-    cells = []
-    auditor = _Auditor(finished, spec, shelf)
+    cells, spec = [], auditor.spec
     for done, (threat, each) in enumerate(plan):
         tell(done, len(plan), f"{each.name} by {threat.name}")
         twin = None if each.needs.active else passive_twin(threat, threats)
         cells.append(auditor.timed(each, threat).cell if twin is None else left_to(each, threat, twin))
-    hidden = finished.truth.real_patients and not spec.reveal
+    hidden = real_patients and not spec.reveal
     return Audit(
-        digest=finished.run.digest().hex(), seed=spec.seed, threats=tuple(_facts(t) for t in threats),
-        cells=corrected(cells), hidden=hidden and any(c.goal == "input" and c.status == "ran" for c in cells),
-        evidence=finished.fingerprint,
+        digest=digest, seed=spec.seed, threats=tuple(_facts(t) for t in threats), cells=corrected(cells),
+        hidden=hidden and any(c.goal == "input" and c.status == "ran" for c in cells), evidence=evidence,
     )  # fmt: skip
 
 
@@ -214,48 +232,33 @@ class Timed(Frozen):
     cpu_seconds: float
 
 
-class _Auditor:
-    """Keeps the views, which cells of one threat share."""
+class Auditor(ABC):
+    """Runs and scores single cells over the evidence that a subclass has: a finished run, or somebody's tensors."""
 
-    def __init__(self, finished: Finished, spec: AuditSpec, shelf: Shelf | None) -> None:
-        self.finished, self.spec, self.shelf = finished, spec, shelf
-        self.views: dict[str, View] = {}
+    spec: AuditSpec
+    topology: Topology
+    epochs: Mapping[int, int] | None  # turn -> epoch
+
+    @abstractmethod
+    def view(self, threat: Threat) -> View:
+        """What that adversary saw."""
+
+    @abstractmethod
+    def truth(self, view: View) -> Truth:
+        """The truth that guesses from that view are held against."""
+
+    @abstractmethod
+    def outcome(self, each: Attack, threat: Threat) -> dict[str, object]:
+        """What came of one attack. Raises NotApplicable."""
 
     def timed(self, each: Attack, threat: Threat) -> Timed:
-        """The cell, taken from the shelf where it is already there; one that failed is tried again."""
-        if self.shelf is None:
-            return self.run(each, threat)
-        key = self.key(each, threat)
-        kept = self.shelf.get(key, Timed)
-        if kept is None:
-            kept = self.run(each, threat)
-            if kept.cell.status != "failed":
-                self.shelf.put(key, kept)
-        return kept
-
-    def key(self, each: Attack, threat: Threat) -> str:
-        """Everything that a cell's outcome follows from."""
-        options = {name: getattr(each, name) for name in getattr(each, "__dataclass_fields__", {})}
-        spec = self.spec.model_dump(mode="json", include={"seed", "control", "gallery", "reveal"})
-        return key_of(self.finished.run.digest().hex(), self.finished.fingerprint, each.name,
-                      type(each).__qualname__, code_of(type(each)), options, _facts(threat), spec)  # fmt: skip
+        """The cell and what it took; here always computed."""
+        return self.run(each, threat)
 
     def run(self, each: Attack, threat: Threat) -> Timed:
         began = time.process_time()
         cell = self.cell(each, threat)
         return Timed(cell=cell, cpu_seconds=time.process_time() - began)
-
-    def view(self, threat: Threat) -> View:
-        if threat.name not in self.views:
-            self.views[threat.name] = view_of(self.finished, threat, seed=self.spec.seed)
-        return self.views[threat.name]
-
-    def truth(self, view: View) -> Truth:
-        """The truth, with that of the candidates where the view has some."""
-        if view.candidates is None:
-            return self.finished.truth
-        drawn = candidates_of(self.finished, self.spec.seed)
-        return replace(self.finished.truth, candidates=(drawn.cast, drawn.position))
 
     def coins(self, each: Attack, threat: Threat, what: str = "attack") -> torch.Generator:
         """Randomness of a cell's own: neither the order of the cells nor what else runs changes it."""
@@ -267,7 +270,7 @@ class _Auditor:
             attack=each.name, paper=each.paper, goal=each.goal, threat=threat.name, status="not applicable",
             uses=tuple(sorted(each.needs.knows)),
         )  # fmt: skip
-        if reason := each.why_not(self.finished.run.topology, threat):
+        if reason := each.why_not(self.topology, threat):
             return cell.model_copy(update={"because": reason})
         try:
             update = self.outcome(each, threat)
@@ -277,17 +280,10 @@ class _Auditor:
             update = {"status": "failed", "because": f"{type(error).__name__}: {error}"}
         return cell.model_copy(update=update)
 
-    def outcome(self, each: Attack, threat: Threat) -> dict[str, object]:
-        if not each.needs.active:
-            return self.found(each, threat, self.view(threat))
-        coins = self.coins(each, threat, "corrupt")
-        with rehearsed(self.finished, each, threat, self.view(threat), coins=coins) as other:
-            return self.found(each, threat, view_of(other, threat, seed=self.spec.seed))
-
     def found(self, each: Attack, threat: Threat, view: View) -> dict[str, object]:
         truth = self.truth(view)
         guess = secret(view, each.infer(view, coins=self.coins(each, threat)))
-        case = Case(truth, self.coins(each, threat, "score"), each.name, threat.name, (), self.finished.epochs)
+        case = Case(truth, self.coins(each, threat, "score"), each.name, threat.name, (), self.epochs)
         if guess.goal == "input":
             guess = score_inputs.evaluated(case, guess)
         case = replace(case, rivals=(*rivals(view, guess, truth), *self.control(each, threat, view, guess)))
@@ -317,6 +313,53 @@ class _Auditor:
         except (NotApplicable, ValueError, ArithmeticError, RuntimeError):
             return ()
         return (Rival(NOISE, secret(view, blind)),)
+
+
+class _Auditor(Auditor):
+    """Over a finished run; keeps the views, which cells of one threat share."""
+
+    def __init__(self, finished: Finished, spec: AuditSpec, shelf: Shelf | None) -> None:
+        self.finished, self.spec, self.shelf = finished, spec, shelf
+        self.topology, self.epochs = finished.run.topology, finished.epochs
+        self.views: dict[str, View] = {}
+
+    def timed(self, each: Attack, threat: Threat) -> Timed:
+        """The cell, taken from the shelf where it is already there; one that failed is tried again."""
+        if self.shelf is None:
+            return self.run(each, threat)
+        key = self.key(each, threat)
+        kept = self.shelf.get(key, Timed)
+        if kept is None:
+            kept = self.run(each, threat)
+            if kept.cell.status != "failed":
+                self.shelf.put(key, kept)
+        return kept
+
+    def key(self, each: Attack, threat: Threat) -> str:
+        """Everything that a cell's outcome follows from."""
+        options = {name: getattr(each, name) for name in getattr(each, "__dataclass_fields__", {})}
+        spec = self.spec.model_dump(mode="json", include={"seed", "control", "gallery", "reveal"})
+        return key_of(self.finished.run.digest().hex(), self.finished.fingerprint, each.name,
+                      type(each).__qualname__, code_of(type(each)), options, _facts(threat), spec)  # fmt: skip
+
+    def view(self, threat: Threat) -> View:
+        if threat.name not in self.views:
+            self.views[threat.name] = view_of(self.finished, threat, seed=self.spec.seed)
+        return self.views[threat.name]
+
+    def truth(self, view: View) -> Truth:
+        """The truth, with that of the candidates where the view has some."""
+        if view.candidates is None:
+            return self.finished.truth
+        drawn = candidates_of(self.finished, self.spec.seed)
+        return replace(self.finished.truth, candidates=(drawn.cast, drawn.position))
+
+    def outcome(self, each: Attack, threat: Threat) -> dict[str, object]:
+        if not each.needs.active:
+            return self.found(each, threat, self.view(threat))
+        coins = self.coins(each, threat, "corrupt")
+        with rehearsed(self.finished, each, threat, self.view(threat), coins=coins) as other:
+            return self.found(each, threat, view_of(other, threat, seed=self.spec.seed))
 
 
 def _facts(threat: Threat) -> ThreatFacts:
