@@ -20,7 +20,7 @@ def of(**changes: object) -> Invite:
     return Invite.of("radiology", HOST.public, **{"roles": ["client"], "address": "h:1", **changes})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("guest", ["", NEW.public.fingerprint])
+@pytest.mark.parametrize("guest", ["", NEW.public.fingerprint], ids=["anybody", "one newcomer"])
 def test_a_saved_invite_comes_back_whole(tmp_path: Path, guest: str) -> None:
     invite = of(guest=guest)
     invite.save(tmp_path / "x.invite")
