@@ -199,6 +199,16 @@ class Client:
         self._pending: HandshakeState | None = None
         self._assembly, self._dead = Assembly(), False
 
+    @property
+    def hops(self) -> int:
+        """How many hops the circuit has so far."""
+        return len(self._layers)
+
+    def end(self) -> Packet:
+        """The packet that tears the circuit down, all along."""
+        self._dead, self._layers = True, []
+        return Packet(self.first, self.circuit, Kind.DESTROY, bytes(CELL))
+
     def extend(self, hop: PublicIdentity) -> Packet:
         """The packet that adds a hop; its answer goes to `receive`, after which the next may be added."""
         self._check()
@@ -302,6 +312,24 @@ class Relay:
         for start in range(0, max(1, len(message)), ROOM):
             command = Command.DATA if start + ROOM >= len(message) else Command.MORE
             yield self._back(passage, _body(command, message[start : start + ROOM], CELL - TAG))
+
+    @property
+    def carrying(self) -> int:
+        """How many circuits pass or end here."""
+        return len(self._passages)
+
+    def knows(self, origin: tuple[str, int]) -> bool:
+        """Whether that circuit is still there."""
+        return origin in self._passages
+
+    def end(self, origin: tuple[str, int]) -> list[Packet]:
+        """The packets that tear a circuit down, both ways."""
+        return self._destroy(origin) if origin in self._passages else []
+
+    def lost(self, neighbour: str) -> list[Packet]:
+        """The packets that tear down every circuit through a neighbour that is gone, away from it."""
+        links = [link for link in (*self._passages, *self._onward) if link[0] == neighbour]
+        return [packet for link in links for packet in self._destroy(link, echo=False)]
 
     def _take(self, packet: Packet, link: tuple[str, int]) -> list[Packet]:
         if len(packet.cell) != CELL:

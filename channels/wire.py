@@ -183,7 +183,7 @@ class SocketWire(ReadAhead):
         self._sock.close()
 
 
-class _Pipe:
+class Pipe:
     """One direction of a memory wire, holding at most `capacity` bytes before the writer waits."""
 
     def __init__(self, capacity: int) -> None:
@@ -194,7 +194,7 @@ class _Pipe:
 class MemoryWire:
     """Two threads of one process, for tests: the same contract without a socket."""
 
-    def __init__(self, inward: _Pipe, outward: _Pipe, *, stall: float = STALL) -> None:
+    def __init__(self, inward: Pipe, outward: Pipe, *, stall: float = STALL) -> None:
         self.received = self.sent = 0
         self.heard = time.monotonic()
         self._in, self._out, self._stall, self._closed = inward, outward, stall, False
@@ -202,7 +202,7 @@ class MemoryWire:
     @classmethod
     def pair(cls, *, capacity: int = 1 << 20, stall: float = STALL) -> tuple[MemoryWire, MemoryWire]:
         """Two ends of one wire."""
-        there, back = _Pipe(capacity), _Pipe(capacity)
+        there, back = Pipe(capacity), Pipe(capacity)
         return cls(back, there, stall=stall), cls(there, back, stall=stall)
 
     def fill(self, memory: memoryview, deadline: float | None) -> None:
@@ -241,7 +241,7 @@ class MemoryWire:
             pipe.changed.notify_all()
         self.sent += len(piece)
 
-    def _await(self, pipe: _Pipe, ready: Callable[[], bool], deadline: float | None) -> None:
+    def _await(self, pipe: Pipe, ready: Callable[[], bool], deadline: float | None) -> None:
         while not (ready() or self._closed):
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
