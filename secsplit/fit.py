@@ -5,8 +5,10 @@ Each check looks at one `Run` and raises RunError naming the key, what came, and
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from channels.onion import HOPS
 from secsplit.defenses import check
 from secsplit.errors import RunError, nearest
 from secsplit.method import AGGREGATOR, AVERAGED
@@ -22,6 +24,7 @@ def refuse_misfits(run: Run) -> None:
     _method(run)
     _compression(run)
     _columns(run)
+    _circuits(run)
     check(run.file.defenses, run.topology, micro_batches=run.file.train.micro_batches)
 
 
@@ -101,3 +104,21 @@ def _columns(run: Run) -> None:
                         f"{where}.labels: role {role!r} needs label column {column!r}, which is not declared; "
                         f"{nearest(column, spec.labels)}"
                     )
+
+
+def _circuits(run: Run) -> None:
+    links = {frozenset(link) for link in run.links}
+    for name, party in run.file.parties.items():
+        where, beyond = f"parties.{name}.through", [peer for peer in run.peers(name) if run.circuit(name, peer)]
+        for hop in party.through:
+            if hop not in run.file.parties or hop == name or party.through.count(hop) > 1:
+                raise RunError(f"{where}: {hop!r} is no other party, named once; {nearest(hop, run.file.parties)}")
+        if party.through and not beyond:
+            last = party.through[-1]
+            raise RunError(f"{where}: {name!r} exchanges messages with nobody beyond {last!r}; leave it out")
+        if len(party.through) >= HOPS:
+            raise RunError(f"{where}: {len(party.through)} hops, expected at most {HOPS - 1}")
+        for path in (run.circuit(name, peer) for peer in beyond if party.through):
+            for one, other in pairwise(path):
+                if frozenset((one, other)) not in links or run.circuit(one, other):
+                    raise RunError(f"{where}: {one!r} and {other!r} are no neighbours; name the hops in their order")

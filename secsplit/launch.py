@@ -68,7 +68,7 @@ def addressed(run: Run) -> Run:
         for name, party in run.file.parties.items()
     }
     full = Run.of(run.file.model_copy(update={"parties": parties}), run.topology)
-    needed = {listens(full, a, b) for a, b in full.links}
+    needed = {listens(full, a, b) for a, b in full.links if not full.circuit(a, b)}
     kept = {n: p if n in needed else p.model_copy(update={"address": None}) for n, p in parties.items()}
     return Run.of(run.file.model_copy(update={"parties": kept}), run.topology)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from channels import Channel, ChannelError, PeerClosed, Session
+from secsplit.circuits import Circuits
 from secsplit.errors import PeerError
 from secsplit.message import Kind, Message
 from secsplit.wire import decode, encode
@@ -42,12 +43,14 @@ class ChannelInbox:
 class ChannelLink:
     """One peer's channel with a sender's and a receiver's thread. Sends are queued and never wait."""
 
-    def __init__(self, peer: str, channel: Channel | Session, inbox: ChannelInbox) -> None:
+    def __init__(
+        self, peer: str, channel: Channel | Session, inbox: ChannelInbox, circuits: Circuits | None = None
+    ) -> None:
         self.peer = peer
         self.channel = channel
         # a session keeps what it sent until it is delivered; a message's memory never changes, so it need not copy
         self._send = partial(channel.send, frozen=True) if isinstance(channel, Session) else channel.send
-        self._inbox = inbox
+        self._inbox, self._circuits = inbox, circuits
         self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._sender = threading.Thread(target=self._send_all, name=f"send to {peer}", daemon=True)
@@ -78,6 +81,8 @@ class ChannelLink:
         try:
             while True:
                 frame = self.channel.recv()
+                if self._circuits is not None and self._circuits.take(self.peer, frame):
+                    continue
                 self._inbox.put(self.peer, decode(frame.meta, frame.payload, peer=self.peer))
         except PeerError as error:
             self._inbox.put(self.peer, error)
@@ -85,6 +90,9 @@ class ChannelLink:
             self._inbox.put(self.peer, None)
         except ChannelError as error:
             self._fail(error)
+        finally:
+            if self._circuits is not None:
+                self._circuits.lost(self.peer)
 
     def _fail(self, error: ChannelError) -> None:
         if not self._closing.is_set():

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from channels import ChannelError, Identity, Listener, Roster, Session, SessionListener, open_session
+from secsplit.circuits import Circuits
 from secsplit.errors import EnvironmentFault, PeerError, RunError
 from secsplit.links import ChannelInbox, ChannelLink
 from secsplit.run import Run
@@ -40,7 +41,7 @@ def connected(
     A session outlives a broken connection; a peer from which nothing is heard for the run's heartbeat is given up.
     """
     meeting = Meeting(run, name, me, roster, time.monotonic() + timeout)
-    peers = run.peers(name)
+    peers = [peer for peer in run.peers(name) if not run.circuit(name, peer)]
     inbound = {peer for peer in peers if listens(run, name, peer) == name}
     sessions: dict[str, Session] = {}
     with ExitStack() as stack:
@@ -105,12 +106,23 @@ class Meeting:
 
 
 @contextmanager
-def linked(sessions: Mapping[str, Session]) -> Iterator[tuple[Mapping[str, ChannelLink], ChannelInbox]]:
-    """Links over sessions, closed in order when the context ends."""
+def linked(
+    sessions: Mapping[str, Session], circuits: Circuits | None = None, *, timeout: float = MEETING_SECONDS
+) -> Iterator[tuple[Mapping[str, ChannelLink], ChannelInbox]]:
+    """Links over sessions, and over circuits through them, closed in order when the context ends. Raises PeerError."""
     inbox = ChannelInbox()
-    links = {peer: ChannelLink(peer, session, inbox) for peer, session in sessions.items()}
+    near = {peer: ChannelLink(peer, session, inbox, circuits) for peer, session in sessions.items()}
+    far: dict[str, ChannelLink] = {}
     try:
-        yield links, inbox
-    finally:
-        for link in links.values():
+        for peer, channel in circuits.meet(timeout) if circuits is not None else ():
+            far[peer] = ChannelLink(peer, channel, inbox)
+        yield {**near, **far}, inbox
+        for link in far.values():
             link.close()
+        if circuits is not None:
+            circuits.drain()
+    finally:
+        for link in (*far.values(), *near.values()):
+            link.close()
+        if circuits is not None:
+            circuits.close()

@@ -119,6 +119,14 @@ class Run:
             kept.setdefault(frozenset(pair), pair)
         return tuple(kept.values())
 
+    def circuit(self, a: str, b: str) -> tuple[str, ...]:
+        """The parties along the onion circuit that carries a link, the one that dials first; none for a direct link."""
+        for one, other in ((a, b), (b, a)):
+            through = self.file.parties[one].through
+            if through and other not in through:
+                return (one, *through, other)
+        return ()
+
     def peers(self, party: str) -> tuple[str, ...]:
         """Everyone `party` has a link with."""
         return self._neighbours.get(party, ())
@@ -187,7 +195,9 @@ class Run:
             ],
         }
         roles = {name: party.role for name, party in self.file.parties.items()}
-        return {"protocol": PROTOCOL, **tables, "graph": graph, "parties": roles}
+        circuits = {name: list(party.through) for name, party in self.file.parties.items() if party.through}
+        agreed = {"protocol": PROTOCOL, **tables, "graph": graph, "parties": roles}
+        return {**agreed, "circuits": circuits} if circuits else agreed
 
     def schedule(self, sizes: Mapping[int, Mapping[Split, int]]) -> Schedule:
         """The events of this run, for that census; one and the same for all parties of a simulation."""

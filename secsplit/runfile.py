@@ -114,11 +114,14 @@ _OPTIONS: Mapping[str, tuple[Callable[[Method], bool], str]] = MappingProxyType(
 class PartySpec(Strict):
     """One [parties.NAME] table.
 
-    address: "host:port" where it listens; data: its own records, on its own disk; budget: its own privacy budget.
+    address: "host:port" where it listens; through: parties, neighbour after neighbour, that carry what it exchanges
+    with whoever is beyond them, by an onion circuit; data: its own records, on its own disk; budget: its own privacy
+    budget.
     """
 
     role: str
     address: str | None = None
+    through: tuple[str, ...] = ()
     data: DataSpec | None = None
     budget: BudgetSpec = BudgetSpec()
 

@@ -15,6 +15,7 @@ from secsplit.auditlog import FILE as LOG
 from secsplit.auditlog import AuditLog, kept
 from secsplit.books import Books, opened
 from secsplit.checkpoint import START, Checkpoint, name_of, newest_common, restored, taken
+from secsplit.circuits import Circuits
 from secsplit.drive import Observer, serve, simulate
 from secsplit.envelopes import Envelopes
 from secsplit.errors import RunError
@@ -159,10 +160,11 @@ def train_party(
     with opened(run, folder, [name]) as books, connected(run, name, me, roster) as sessions:
         party = books.parties[name]
         keeper = Keeper(folder, books, tell, {})
+        circuits = Circuits(run, name, me, roster, sessions)
         if not resume:
             keeper.begin(party)
         try:
-            with linked(sessions) as (links, inbox):
+            with linked(sessions, circuits) as (links, inbox):
                 try:
                     begin = _settled(keeper, party, mine.checkpoints())
                     sealing = Envelopes(me, {member.name: member for member in roster}, run.digest())
@@ -172,7 +174,8 @@ def train_party(
                     say_goodbye(links, error, name)
                     raise
         finally:
-            mine.save_channels({peer: asdict(session.facts) for peer, session in sessions.items()})
+            near = {peer: asdict(session.facts) for peer, session in sessions.items()}
+            mine.save_channels({**near, **circuits.facts()})
     return folder
 
 
