@@ -18,6 +18,7 @@ from audits.privacy import AUDIT
 from secsplit import __version__
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+HOME = "https://secsplit.readthedocs.io"
 LEVELS: dict[Severity, str] = {
     "critical": "error", "high": "error", "medium": "warning", "low": "warning", "note": "note",
 }  # fmt: skip
@@ -29,6 +30,7 @@ def sarif(policy: Policy, outcomes: Sequence[Outcome]) -> str:
     driver = {
         "name": "secsplit",
         "semanticVersion": __version__,
+        "informationUri": HOME,
         "rules": [_rule(outcome) for outcome in outcomes],
     }
     results = [_result(policy, index, outcome) for index, outcome in enumerate(outcomes)]
@@ -39,7 +41,7 @@ def sarif(policy: Policy, outcomes: Sequence[Outcome]) -> str:
 def _rule(outcome: Outcome) -> dict[str, Any]:
     return {
         "id": outcome.id,
-        "name": "".join(part.capitalize() for part in outcome.id.split("-")),
+        "name": "".join(part.capitalize() for part in ("policy", *outcome.id.split("-"))),
         "shortDescription": {"text": _sentence(outcome.asks)},
         "help": {"text": outcome.remedy or "No remedy is given by the policy."},
         "defaultConfiguration": {"level": LEVELS[outcome.severity]},

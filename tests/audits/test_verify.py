@@ -14,12 +14,13 @@ from audits.finished import Finished
 from audits.privacy import Audit
 from audits.report.assemble import report_of
 from audits.report.write import write
-from audits.seal import MANIFEST, SEALS, evidence_files, seal
-from audits.verify import verify
+from audits.seal import MANIFEST, SEALS, evidence_files, load, seal
+from audits.verify import Chained, _file, _log, verify
 from channels import Identity
 from secsplit.auditlog import FILE
 from secsplit.errors import RunError
 from secsplit.journal import START, link_of
+from secsplit.rundir import RunDir
 
 Lines = list[bytes]
 
@@ -82,6 +83,51 @@ def test_a_log_that_was_changed_is_named_by_its_line(copy: Path, what: str) -> N
     left = edit(path, change)
     text = wrong(copy)["log of compute"]
     assert text.startswith(f"{path}:{line if line > 0 else left - 1}:")
+
+
+ANYWHERE: dict[str, Callable[[Lines, int], object]] = {
+    "altered": lambda lines, i: lines.__setitem__(i, lines[i].replace(b":", b";", 1)),
+    "deleted": lambda lines, i: lines.pop(i),
+    "exchanged with the next": lambda lines, i: lines.__setitem__(slice(i, i + 2), lines[i : i + 2][::-1]),
+    "cut off here": lambda lines, i: lines.__setitem__(slice(i, None), [b""]),
+    "cut in the middle": lambda lines, i: lines.__setitem__(slice(i, None), [lines[i][: len(lines[i]) // 2]]),
+}
+
+
+@pytest.mark.parametrize("what", ANYWHERE)
+def test_any_line_of_a_log_may_be_the_one(copy: Path, what: str) -> None:
+    """At every line; what follows another party's word is named too, and never is nothing wrong."""
+    path = copy / "parties" / "compute" / FILE
+    whole = path.read_bytes()
+    lines = whole.split(b"\n")[:-1]
+    for i in range(len(lines)):
+        changed = [*lines, b""]
+        ANYWHERE[what](changed, i)
+        if changed == [*lines, b""] or (what == "exchanged with the next" and i == len(lines) - 1):
+            continue
+        path.write_bytes(b"\n".join(changed))
+        logs: dict[str, Chained] = {}
+        run = RunDir.open(copy)
+        (check,) = _log(run, run.party("compute"), logs)
+        assert not check.ok, (what, i)
+        named = int(check.text.removeprefix(f"{path}:").split(":")[0])
+        assert named in (i, i + 1, i + 2), (what, i, check.text)
+
+
+@pytest.mark.parametrize("what", ANYWHERE)
+def test_any_line_of_the_report_may_be_the_one(copy: Path, what: str) -> None:
+    path, manifest = copy / "report.json", load(copy)
+    lines = path.read_bytes().split(b"\n")
+    for i in range(0, len(lines) - 1, 41):
+        changed = list(lines)
+        ANYWHERE[what](changed, i)
+        if changed == lines:
+            continue
+        path.write_bytes(b"\n".join(changed))
+        check = _file(copy, "report.json", manifest)
+        assert not check.ok, (what, i)
+        named = int(check.text.removeprefix(f"{path}:").split(":")[0])
+        assert i + 1 <= named <= i + 2 or lines[i] == lines[named - 1], (what, i, check.text)
 
 
 def rechained(payloads: Lines) -> bytes:

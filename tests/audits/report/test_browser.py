@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,16 +23,16 @@ from audits.policy import load
 from audits.privacy import Audit
 from audits.report.assemble import report_of
 from audits.report.write import write
+from tests.audits.npm import installed, missing
 
+pytestmark = pytest.mark.timeout(900)
+PATIENCE = 300  # seconds
 AXE = "axe-core@4.10.3"
+ARGUMENTS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
 POLICY = Path(__file__).parents[3] / "examples" / "policy.toml"
-
-
-def missing(what: str) -> None:
-    """Skip, or fail where a browser must be there."""
-    if os.environ.get("SECSPLIT_BROWSER"):
-        pytest.fail(f"SECSPLIT_BROWSER is set, and {what}")
-    pytest.skip(what)
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +42,18 @@ def html(finished: Finished, audited: Audit, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if chromium is None or driver is None:
         missing("Chromium and chromedriver are not installed")
     options = Options()
     options.binary_location = str(chromium)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(argument)
     chrome = webdriver.Chrome(options=options, service=Service(driver))
+    chrome.set_script_timeout(PATIENCE)  # a machine that does much else at once is no fault of the page
+    chrome.set_page_load_timeout(PATIENCE)
     chrome.execute_cdp_cmd("Network.enable", {})
     chrome.execute_cdp_cmd(
         "Network.emulateNetworkConditions",
@@ -65,14 +65,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    npm = shutil.which("npm")
-    if npm is None:
-        missing("npm is not installed")
-    folder = tmp_path_factory.mktemp("axe")
-    command = [str(npm), "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), AXE]
-    if subprocess.run(command, capture_output=True, timeout=120, check=False).returncode:
-        missing(f"npm cannot install {AXE}")
-    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+    return (installed(AXE, tmp_path_factory.mktemp("axe")) / "axe-core" / "axe.min.js").read_text()
 
 
 def shown(browser: webdriver.Chrome, page: Path, *, scheme: str = "light", media: str = "", width: int = 1100) -> None:
@@ -85,7 +78,9 @@ def shown(browser: webdriver.Chrome, page: Path, *, scheme: str = "light", media
 def violations(browser: webdriver.Chrome, axe: str) -> list[str]:
     browser.execute_script(axe)
     found: dict[str, Any] = browser.execute_async_script(
-        "const done = arguments[arguments.length - 1]; axe.run().then(done, e => done({violations: [{id: String(e)}]}))"
+        "const done = arguments[arguments.length - 1];"
+        "axe.run(document, {resultTypes: ['violations'], iframes: false})"
+        ".then(found => done(found), e => done({violations: [{id: String(e)}]}))"
     )
     return [f"{v['id']}: {json.dumps([n['html'][:120] for n in v.get('nodes', [])][:3])}" for v in found["violations"]]
 
