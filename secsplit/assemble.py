@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from secsplit.datasets import Dataset, DataSpec, load, shards
+from secsplit.datasets.align import order
 from secsplit.defenses import Noise
 from secsplit.defenses import build as defend
 from secsplit.errors import DataError, RunError
@@ -72,6 +73,7 @@ def shard_of(run: Run, party: str, cast: int) -> Shard:
     return Shard(
         {split: {name: records[split].inputs[name] for name in columns} for split in SPLITS},
         {split: {name: records[split].labels[name] for name in labels} for split in SPLITS},
+        {split: order(records[split].ids) for split in SPLITS},
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, groupby
 from math import isfinite
 from typing import NamedTuple
@@ -48,6 +48,7 @@ class Shard:
 
     inputs: Mapping[Split, Mapping[str, Tensor]]
     labels: Mapping[Split, Mapping[str, Tensor]]
+    orders: Mapping[Split, int] = field(default_factory=dict)  # which records, in what order; see datasets.align
 
     def size(self, split: Split) -> int | None:
         """How many records; None for a party that holds none."""

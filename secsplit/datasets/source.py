@@ -4,6 +4,8 @@ A source (one file each: ``digits.py``, ``fashion_mnist.py``, ...) only reads; e
 sources can come to differ in how they split or scale.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -31,6 +33,16 @@ class Source:
     ids: Tensor
     test: Tensor | None = None
 
+    def take(self, rows: Tensor) -> Source:
+        """The records at these positions, (m,) int64, in that order."""
+        return replace(
+            self,
+            inputs=self.inputs[rows],
+            labels={name: column[rows] for name, column in self.labels.items()},
+            ids=self.ids[rows],
+            test=None if self.test is None else self.test[rows],
+        )
+
 
 def shape(source: Source, spec: DataSpec) -> Dataset:
     """Make the Dataset that the spec asks for out of what the source holds."""
@@ -43,6 +55,8 @@ def shape(source: Source, spec: DataSpec) -> Dataset:
     if spec.positive is not None:
         labels["y"], classes["y"] = against_the_rest(spec.positive, labels, classes)
     strata = next((labels[name] for name in labels if classes[name] and labels[name].ndim == 1), None)
+    if spec.id_key is not None:
+        strata = None  # sites that share records draw the same test records, whether they hold labels or not
 
     coins = torch.Generator().manual_seed(spec.seed)
     test = source.test if source.test is not None else hold_out(len(source.ids), strata, spec.test_fraction, coins)

@@ -26,6 +26,7 @@ class DataSpec(BaseModel):
     label: str | None = None  # of a file: its label column
     id: str | None = None  # of a file: the column that names the record; hashed under id_key, never kept
     id_key: Path | None = None
+    common: Path | None = None  # a list of ids (`secsplit data common`); records of others are left out
     table: Path | None = None  # of a folder: a table that names each image and its label
     masks: Path | None = None  # of a folder: another, of masks by the same names; they become the label "mask"
     size: int = Field(default=64, ge=4, le=1024)  # of a folder: images are resized to size x size pixels

@@ -37,7 +37,7 @@ def read(spec: DataSpec) -> Source:
     columns = columns_of(spec.path)
     label = spec.label or "y"
     for what, name in (("data.label", label), ("data.id", spec.id)):
-        if name is not None and name not in columns:
+        if name is not None and name not in columns and (what == "data.id" or spec.labels):
             raise mismatch(what, expected=f"a column of {spec.path}", got=repr(name), fix=nearest(name, columns))
     card = DatasetCard(
         source=str(spec.path.name),
@@ -58,7 +58,7 @@ def tabulated(columns: Mapping[str, Column], label: str, spec: DataSpec, card: D
             got="no key" if spec.id_key is None else f"{names.count(None)} records without",
             fix="set data.id_key to a file that the sites share" if spec.id_key is None else "name them",
         )
-    n = len(columns[label])
+    n = len(next(iter(columns.values())))
     ids = identified((name or "" for name in names) if names else None, n, spec.id_key)
     features: dict[str, Tensor] = {}
     labels: dict[str, Tensor] = {}
@@ -80,7 +80,7 @@ def tabulated(columns: Mapping[str, Column], label: str, spec: DataSpec, card: D
         else:
             features.update({f"{name}={level}": coded.of(level) for level in coded.levels})
             told += [] if coded.levels else [f"left out: {name}, of too many levels"]
-    if "y" not in labels:
+    if "y" not in labels and spec.labels:
         raise mismatch(
             f"data.label {label!r}",
             expected=f"numbers, or at most {MOST_LEVELS} classes",
@@ -88,9 +88,8 @@ def tabulated(columns: Mapping[str, Column], label: str, spec: DataSpec, card: D
             fix="choose another column",
         )
     card = DatasetCard(card.source, card.licence, "; ".join([card.what, *told]), card.real_patients, tuple(features))
-    order = ids.argsort()
     inputs = torch.stack(list(features.values()), 1) if features else torch.zeros(n, 0)
-    return Source(card, inputs[order], {k: v[order] for k, v in labels.items()}, classes, ids[order])
+    return Source(card, inputs, labels, classes, ids)
 
 
 @dataclass(frozen=True)

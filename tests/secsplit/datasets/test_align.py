@@ -1,24 +1,26 @@
 """Sites agree on their common records by keyed ids, and put them in the same order."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from secsplit.datasets import DataError, Records
-from secsplit.datasets.align import aligned, common, keyed_ids
+from secsplit.datasets import DataError
+from secsplit.datasets.align import common, keyed_ids, order, places, read_ids, write_ids
 
 KEY = bytes(range(32))
 
 
-def site(names: list[str]) -> Records:
-    values = torch.tensor([float(name[1:]) for name in names])
-    return Records({"x": values.unsqueeze(1)}, {}, keyed_ids(names, KEY))
+def numbers(names: list[str]) -> torch.Tensor:
+    return torch.tensor([int(name[1:]) for name in names])
 
 
 def test_two_sites_end_with_the_same_records_in_the_same_order() -> None:
-    one, other = site([f"p{i}" for i in range(40)]), site([f"p{i}" for i in range(59, 20, -1)])
-    ids = common(one.ids, other.ids)
+    one, other = [f"p{i}" for i in range(40)], [f"p{i}" for i in range(59, 20, -1)]
+    ids = common(keyed_ids(one, KEY), keyed_ids(other, KEY))
     assert len(ids) == 19
-    assert torch.equal(aligned(one, ids).inputs["x"], aligned(other, ids).inputs["x"])
+    first, second = (numbers(names)[places(keyed_ids(names, KEY), ids)] for names in (one, other))
+    assert torch.equal(first, second)
 
 
 def test_ids_need_the_key_and_differ_under_another() -> None:
@@ -30,6 +32,24 @@ def test_ids_need_the_key_and_differ_under_another() -> None:
 
 
 def test_a_missing_record_is_refused() -> None:
-    one = site(["p1", "p2"])
     with pytest.raises(DataError, match="1 of 2 missing"):
-        aligned(one, keyed_ids(["p2", "p3"], KEY))
+        places(keyed_ids(["p1", "p2"], KEY), keyed_ids(["p2", "p3"], KEY))
+
+
+def test_a_list_comes_back(tmp_path: Path) -> None:
+    ids = keyed_ids([f"p{i}" for i in range(9)], KEY)
+    write_ids(tmp_path / "list", ids)
+    assert torch.equal(read_ids(tmp_path / "list"), ids.sort().values)
+
+
+@pytest.mark.parametrize("text", ["12", "g" * 16, "f" * 16, f"{5:016x}\n" * 2, "é" * 16])
+def test_what_is_no_list_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "list").write_text(text)
+    with pytest.raises(DataError, match="expected a list of ids"):
+        read_ids(tmp_path / "list")
+
+
+def test_order_tells_another_record_and_another_order() -> None:
+    ids = keyed_ids(["p1", "p2", "p3"], KEY)
+    assert order(ids) == order(ids.clone()) > 0
+    assert len({order(ids), order(ids.flip(0)), order(ids[:2])}) == 3
