@@ -14,15 +14,28 @@ import time
 
 from channels.channel import Channel
 from channels.dial import HANDSHAKE_SECONDS, NOISE_IK, connect
-from channels.errors import ChannelDead, ChannelError, DeadlineExceeded, HandshakeError, PeerLost
+from channels.errors import (
+    ChannelDead,
+    ChannelError,
+    DeadlineExceeded,
+    DigestMismatch,
+    IdentityMismatch,
+    PeerLost,
+    RosterExpired,
+    SuiteRefused,
+    UnknownPeer,
+)
 from channels.identity import Identity
 from channels.listen import Listener
 from channels.meeting import Handshake
 from channels.records import DEFAULT_LIMITS, Limits
 from channels.roster import Roster
-from channels.session import LABEL, SILENCE, Session, Type, hear_hello, say_hello
+from channels.session import LABEL, SILENCE, Session, Type, hear_hello, link_silence, say_hello
 
 log = logging.getLogger("secsplit.channels")
+
+TRY_SECONDS = 2.0  # for one attempt to find a lost peer: what swallows packets answers no sooner than it works again
+FINAL = (PeerLost, UnknownPeer, IdentityMismatch, RosterExpired, SuiteRefused, DigestMismatch)  # no use in asking again
 
 
 def open_session(
@@ -42,8 +55,8 @@ def open_session(
 ) -> Session:
     """Dial a peer and open a session with it; the arguments of `connect`, and those of `Session`.
 
-    A link on which nothing is heard for `silence` seconds is given up; the peer itself after `patience` (by default
-    the same) without a word on any link.
+    A link on which nothing is heard for `silence` seconds (and for half of `patience` at the latest) is given up; the
+    peer itself after `patience` seconds (by default `silence`) without a word on any link.
     """
 
     def dial(seconds: float) -> Channel:
@@ -58,19 +71,18 @@ def open_session(
             handshake=handshake,
             limits=limits,
             pad=pad,
-            stall=silence,
+            stall=link_silence(silence, patience),
         )
 
     def redial(delivered: int, deadline: float) -> tuple[Channel, int]:
         while True:
             try:
-                channel = dial(deadline - time.monotonic())
-                return channel, _exchange(channel, delivered, name)
-            except PeerLost:
+                channel = dial(min(TRY_SECONDS, deadline - time.monotonic()))
+                return channel, _exchange(channel, delivered, name, deadline)
+            except FINAL:
                 raise
-            except ChannelError as error:
-                final = isinstance(error, HandshakeError) and type(error) is not HandshakeError
-                if final or time.monotonic() + 0.1 >= deadline:
+            except ChannelError:
+                if time.monotonic() + 0.1 >= deadline:
                     raise
                 time.sleep(0.1)
 
@@ -80,11 +92,11 @@ def open_session(
     return Session(channel, redial, silence=silence, patience=patience)
 
 
-def _exchange(channel: Channel, delivered: int, name: bytes = b"") -> int:
+def _exchange(channel: Channel, delivered: int, name: bytes = b"", deadline: float = float("inf")) -> int:
     """Say how far we got and hear how far they did; the channel is dropped where that fails."""
     try:
         say_hello(channel, delivered, name)
-        return hear_hello(channel, HANDSHAKE_SECONDS)[0]
+        return hear_hello(channel, max(0.0, min(HANDSHAKE_SECONDS, deadline - time.monotonic())))[0]
     except BaseException:
         channel.abandon()
         raise

@@ -6,9 +6,11 @@ and what is missing is sent again, those same bytes (noise added by a defense is
 is delivered exactly once, in order, as long as both processes live.
 
 Each session reads in a thread of its own, beside compute, into an inbox of bounded size; a full inbox stops reading
-and so, through TCP, the peer. A second thread keeps the link audibly alive and repeats what must be repeated. A peer
-from which nothing is heard for `silence` seconds has lost its link; one that does not return within `patience` is
-gone: PeerLost, which names it. Works over any Channel; knows nothing of records and keys.
+and so, through TCP, the peer. A second thread keeps the link audibly alive and repeats what must be repeated. A link
+that breaks, or on which nothing is heard for half of `patience` (at most `silence` seconds), is given up and another
+one sought, whatever became of it: cut, filtered, or its host unreachable for a while. A peer from which nothing is
+heard on any link for `patience` seconds is gone: PeerLost, which names it. Works over any Channel; knows nothing of
+records and keys.
 """
 
 from __future__ import annotations
@@ -76,8 +78,9 @@ class Session:
         self.peer: PublicIdentity = channel.peer
         self.binding = channel.binding  # of the first connection; it is also the session's name
         self._channel: Channel | None = channel
-        self._relink, self._silence, self._limits = relink, silence, channel.limits
-        self._patience = max(silence, silence if patience is None else patience)
+        self._patience = silence if patience is None else patience
+        self._silence = link_silence(silence, patience)
+        self._relink, self._limits = relink, channel.limits
         self._past: list[ChannelFacts] = []
         self._born = time.monotonic()
         self._order = threading.Lock()  # messages leave in the order of their numbers
@@ -360,6 +363,11 @@ def _copy(payload: tuple[Buffer, ...]) -> memoryview:
         whole[at : at + len(view)] = view
         at += len(view)
     return whole
+
+
+def link_silence(silence: float, patience: float | None) -> float:
+    """Seconds of silence after which a link is given up: early enough to find another within the peer's patience."""
+    return min(silence, (silence if patience is None else patience) / 2)
 
 
 def say_hello(channel: Channel, delivered: int, name: bytes = b"") -> None:

@@ -26,8 +26,9 @@ from channels import (
 from channels.contact import DIGEST, Arriving, Receiving, alone
 from channels.dial import split_address
 from channels.handshake import frame
-from channels.meeting import Agreement, Conversation, Side
+from channels.meeting import Conversation, Side
 from channels.tap import Tap
+from tests.channels.talk import together
 
 HOST = Identity.generate("host")
 NEW = Identity.generate("radiology", roles=["client"])
@@ -210,34 +211,6 @@ def transcript(mine: Invite, book: Invites) -> list[bytes]:
     for entry in book.pending.iterdir():
         entry.unlink()
     return said
-
-
-def together(asking: Conversation, answering: Conversation, change=lambda index, said: said) -> list[Agreement]:  # type: ignore[no-untyped-def]
-    """Let two conversations talk without a wire; EOFError where one waits for what never comes."""
-    sides, heard, asks, done = [asking, answering], [b"", b""], [next(asking), next(answering)], []
-    index = 0
-    while len(done) < 2:
-        moved = False
-        for me in (0, 1):
-            ask = asks[me]
-            if ask is None:
-                continue
-            if ask.say:
-                heard[1 - me] += change(index, ask.say)
-                index += 1
-                asks[me] = ask._replace(say=b"")
-                moved = True
-            elif len(heard[me]) >= ask.want:
-                piece, heard[me] = heard[me][: ask.want], heard[me][ask.want :]
-                moved = True
-                try:
-                    asks[me] = sides[me].send(piece)
-                except StopIteration as end:
-                    asks[me] = None  # type: ignore[call-overload]
-                    done.append(end.value)
-        if not moved:
-            raise EOFError
-    return done
 
 
 def test_a_recorded_first_contact_cannot_be_replayed(reception: Reception, book: Invites) -> None:

@@ -117,12 +117,24 @@ def test_a_byte_a_second_is_cut_off_at_the_deadline(host: Listener, monkeypatch:
     assert "no handshake within 1 s" in str(host.refusals[0])
 
 
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Room for a thousand callers' sockets in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
+    assert wanted >= 1500, "this test needs 1,500 file descriptors: ulimit -Hn"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
 def test_a_thousand_half_open_connections_do_not_keep_an_honest_peer_out(host: Listener) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     threads = threading.active_count()
     flood = []
     try:
-        for _ in range(900):
+        for _ in range(1000):
             flood.append(raw(host))
             if len(flood) % 100 == 0:
                 flood[-1].sendall(b"\x05")
