@@ -1,12 +1,16 @@
-"""SARIF as others read it: Microsoft's validator, which holds a log against the 2.1.0 schema and against its rules."""
+"""SARIF as others read it: types generated from the 2.1.0 JSON schema, and the rules of Microsoft's validator."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
+from pydantic_sarif.model import StaticAnalysisResultsFormatSarifVersion210JsonSchema as Schema
 
 from audits.gate import Outcome
 from audits.policy import load
@@ -26,6 +30,25 @@ def log() -> str:
         for i, (rule, state) in enumerate(zip(policy.all, states, strict=False))
     ]  # fmt: skip
     return sarif(policy, outcomes)
+
+
+def test_it_fits_the_schema() -> None:
+    read = Schema.model_validate_json(log())
+    assert read.version.value == "2.1.0"
+    (run,) = read.runs or []
+    assert len(run.results or []) == len(load(POLICY).all)
+
+
+@pytest.mark.parametrize("broken", [
+    lambda log: log.update(version="2.0.0"), lambda log: log["runs"][0]["tool"]["driver"].pop("name"),
+    lambda log: log["runs"][0]["results"][0].pop("message"), lambda log: log["runs"][0]["results"][0].update(other=1),
+    lambda log: log["runs"][0]["results"][0].update(level="dreadful"),
+])  # fmt: skip
+def test_what_does_not_fit_the_schema_would_be_found(broken: Callable[[Any], object]) -> None:
+    value = json.loads(log())
+    broken(value)
+    with pytest.raises(ValidationError):
+        Schema.model_validate(value)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +73,7 @@ def test_the_validator_has_nothing_to_object_to(multitool: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_it_would_have_found_what_does_not_fit_the_schema(multitool: Path, tmp_path: Path) -> None:
+def test_it_would_have_found_a_broken_rule(multitool: Path, tmp_path: Path) -> None:
     broken = json.loads(log())
-    broken["runs"][0]["results"][0]["level"] = "dreadful"
+    broken["runs"][0]["results"][0]["ruleIndex"] = 99
     assert "error" in told(multitool, json.dumps(broken), tmp_path)
