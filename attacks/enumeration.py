@@ -121,7 +121,7 @@ def enumerated(view: View, column: str | None, most: int) -> Enumerated:
     column = secret_column(view, column)
     objective = next(o for o in view.topology.objectives if o.target == column)
     whole = Upstream(view.topology, objective.segment)
-    networks = known_networks(view, whole)
+    networks = known_networks(view, whole, query=False)
     edges = [e for e in own_edges(view.topology, view.roles) if e.split("->")[0] in networks]
     if len(edges) != 1 or len(networks) != len(whole.segments):
         raise NotApplicable("it needs the weights of every segment to the loss, and one cut of its own before them")

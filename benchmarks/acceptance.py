@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor, nn
@@ -136,13 +137,17 @@ def norm_and_direction(seed: int, clock: Clock) -> Iterator[Figure]:
     noise = empty_handed(view)
     yield Figure("empty-handed: direction", median(victim, GradientDirection(), noise, clock, seed), 0.4, 0.6)
     yield Figure("empty-handed: norm", median(victim, GradientNorm(), noise, clock, seed), 0.4, 0.6)
+    norms, directions = [], []
     patients = standardised(datasets.load(DataSpec(name="breast-cancer")))
-    models = {"bottom": mlp(30, 16, last_relu=True, seed=seed), "top": mlp(16, 1, seed=seed)}
     balanced = vanilla(labels="server", loss="binary_cross_entropy")
-    victim = train(balanced, patients, models, epochs=15, batch=32, seed=seed)
-    view = victim.view("client", knows=CLUES)
-    yield Figure("breast cancer, 37% positive: norm", median(victim, GradientNorm(), view, clock, seed), 0.35, 0.65)
-    yield Figure("breast cancer: direction", median(victim, GradientDirection(), view, clock, seed), 0.99)
+    for each in range(5 * seed, 5 * seed + 5):
+        models = {"bottom": mlp(30, 16, last_relu=True, seed=each), "top": mlp(16, 1, seed=each)}
+        victim = train(balanced, patients, models, epochs=15, batch=32, seed=each)
+        view = victim.view("client", knows=CLUES)
+        norms.append(median(victim, GradientNorm(), view, clock, each))
+        directions.append(median(victim, GradientDirection(), view, clock, each))
+    yield Figure("breast cancer, 37% positive, median of 5: norm", float(np.median(norms)), 0.35, 0.65)
+    yield Figure("breast cancer, least of 5: direction", min(directions), 0.99)
 
 
 def clustering(seed: int, clock: Clock) -> Iterator[Figure]:

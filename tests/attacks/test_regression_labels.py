@@ -67,7 +67,7 @@ def test_it_keeps_to_the_contract_and_fails_on_noise(coins: torch.Generator):
 
     v = victim(defence=defence)
     view = v.view("client", knows=CLUES, clues=10)
-    guess = check_attack(RegressionLabels(), lambda poisoned: view)
+    guess = check_attack(RegressionLabels(), lambda _: view)  # with others poisoned: in the test of all attacks
     assert guess.scores is not None
     assert explained(v, guess.scores, guess.position) < 0.1
 
