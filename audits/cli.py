@@ -348,8 +348,8 @@ def reported(
     if (folder / GRID).exists():
         return write(report_of_sweep(Grid.load(folder), folder, setting, policy=rules), folder, as_pdf=as_pdf)
     found = Audit.load(folder)
-    finished = Finished.open(folder)
-    found.belongs_to(finished.run.digest().hex())
+    finished = Finished.open(folder, whole=False)  # what was attacked was checked then, and is the same by its digest
+    found.belongs_to(finished.run.digest().hex(), finished.fingerprint)
     return write(report_of(finished, found, policy=rules), folder, as_pdf=as_pdf)
 
 

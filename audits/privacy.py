@@ -108,10 +108,12 @@ class Audit(Frozen):
     def leakages(self) -> tuple[Leakage, ...]:
         return tuple(leak for cell in self.cells for leak in cell.leakages)
 
-    def belongs_to(self, digest: str) -> None:
-        """Raises RunError where it is the audit of another run."""
+    def belongs_to(self, digest: str, evidence: str | None = None) -> None:
+        """Raises RunError where it is the audit of another run, or (where asked) not of those transcripts."""
         if self.digest != digest:
             raise RunError(f"the audit is of run {self.digest[:16]}, expected {digest[:16]}; audit this run anew")
+        if evidence is not None and self.evidence != evidence:
+            raise RunError("the transcripts are no longer those that were attacked; audit this run anew")
 
     def save(self, folder: Path) -> Path:
         """Write it to the run's folder."""

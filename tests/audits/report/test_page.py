@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from audits.cli import reported
 from audits.finished import Finished
 from audits.leakage import METRICS
 from audits.privacy import Audit
@@ -20,6 +22,7 @@ from audits.report.model import Report
 from audits.report.page import page
 from audits.report.value import STYLES, Value, num, shown
 from audits.report.write import schema, write
+from secsplit.errors import RunError
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 VOID = {"meta", "br", "img", "path", "line", "rect", "circle", "link", "input"}
@@ -233,6 +236,17 @@ def test_the_files_are_small_and_made_fast(report: Report, tmp_path: Path) -> No
     names = ["report.json", "report.schema.json", "report.html", "MODEL_CARD.md", "dpia.md"]
     assert [file.name for file in files] == names
     assert sum(file.stat().st_size for file in files) < 3_000_000
+
+
+def test_no_report_of_transcripts_that_were_not_attacked(finished: Finished, audited: Audit, tmp_path: Path) -> None:
+    assert finished.folder is not None
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    audited.save(folder)
+    assert len(reported(folder)) == 5
+    index = folder / "parties" / "compute" / "transcript" / "index.jsonl"
+    index.write_bytes(index.read_bytes().replace(b'"compute"', b'"Compute"', 1) + b" ")
+    with pytest.raises(RunError, match=r"transcripts are no longer those that were attacked|index\.jsonl"):
+        reported(folder)
 
 
 def test_metrics_are_explained_in_the_page(html: str) -> None:
