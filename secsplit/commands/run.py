@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from secsplit.allocator import keep_large_blocks
 from secsplit.commands.console import Json, Out, Overrides, RunPath, progress, result, result_json, say
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def resume(
 
 def carried_out(run: Run, out: Path | None, *, processes: bool, going_on: bool = False) -> RunDir:
     """Carry out a run with all parties on this machine; the folder it left."""
+    keep_large_blocks()
     folder = out or Path("runs") / run.file.name
     with progress(next(iter(run.file.parties))) as bar:
         if processes:
@@ -110,6 +112,7 @@ def join(
     from secsplit.run import load
     from secsplit.training import train_party
 
+    keep_large_blocks()
     run = load(run_file, overrides or [])
     if party not in run.file.parties:
         raise RunError(f"{run_file}: --party {party!r} is not in its [parties]; {nearest(party, run.file.parties)}")

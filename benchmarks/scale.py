@@ -1,0 +1,212 @@
+"""From 2 to 500 clients: time for each client's step, and memory; in one process, and connected to one server.
+
+    python -m benchmarks.scale [--quick]
+
+*Simulated*: all parties in one process, each row in a process of its own. *Connected*: one server process, and clients
+each with its own key, session and party program, driven as `secsplit join` drives them; for 500 processes of 200 MB
+each would not fit this machine, they share two host processes, a thread a client. CPU time is from the end of the first
+step to the end of the last, averaging included; memory is the most that the process ever held, less that of 2 clients.
+All clients' records are the same memory, so that what grows is what the system itself keeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+import torch
+
+from benchmarks.transports import say
+from benchmarks.ways import Clock, sgd
+from channels import Identity, PublicIdentity, Roster
+from secsplit.allocator import keep_large_blocks
+from secsplit.drive import serve, simulate
+from secsplit.launch import Keys, make_keys
+from secsplit.models import build
+from secsplit.models.spec import ModelSpec
+from secsplit.network import connected, linked
+from secsplit.party import Party, Shard
+from secsplit.run import Run, parse
+from secsplit.steps import News
+from secsplit.topologies import named
+
+CLIENTS = (2, 10, 100, 500)
+METHODS = ("sl-am", "splitfed-v1", "splitfed-v3")
+BATCH, BATCHES = 32, 2  # records in a mini-batch, mini-batches of a client in an epoch
+HOSTS = 2
+MEETING = 500.0  # seconds
+TIME, MEMORY = 1.15, 150  # asked for: of 2 clients; MB more than with 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one method, fewer clients connected")
+    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    if told.part:
+        keep_large_blocks()
+        torch.set_num_threads(1)
+        what, *words = told.part
+        {"simulated": _simulated, "server": _server, "host": _host}[what](*words)
+        return
+    head = f"{'':14}{'clients':>8}{'CPU ms a step':>15}{'of 2':>7}{'wall ms':>9}{'MB':>7}{'more than 2':>13}"
+    print(head)
+    for method in ("splitfed-v1",) if told.quick else METHODS:
+        _table(f"{method}", [_asked("simulated", method, str(n)) for n in CLIENTS])
+    print("connected to one server process over encrypted sessions; the server's own CPU and memory")
+    _table("splitfed-v1", [_connected(n) for n in (CLIENTS[:3] if told.quick else CLIENTS)])
+    print(f"asked for: at most {TIME} of 2 clients, {MEMORY} MB more")
+
+
+def _table(name: str, found: list[dict[str, float]]) -> None:
+    first = found[0]
+    for row in found:
+        print(
+            f"{name:14}{row['clients']:8.0f}{row['cpu_ms']:15.2f}{row['cpu_ms'] / first['cpu_ms']:7.2f}"
+            f"{row['wall_ms']:9.1f}{row['mb']:7.0f}{row['mb'] - first['mb']:13.0f}"
+        )
+
+
+def _asked(*part: str) -> dict[str, float]:
+    """What a process of its own found."""
+    command = [sys.executable, "-m", "benchmarks.scale", "--part", *part]
+    found: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return found
+
+
+def _run(method: str, clients: int) -> Run:
+    """A server that listens, so many clients, and at least 60 steps."""
+    parties: dict[str, Any] = {f"client-{i:03d}": {"role": "client"} for i in range(clients)}
+    parties["server"] = {"role": "server", "address": os.environ.get("SCALE_ADDRESS", "127.0.0.1:7399")}
+    epochs = max(1, 60 // (clients * BATCHES))
+    train = {"batch_size": BATCH, "epochs": epochs, "evaluate_every": 0, "heartbeat": MEETING}
+    return Run.of(parse({"method": {"name": method}, "parties": parties, "train": train}))
+
+
+def _parties(run: Run, names: list[str]) -> dict[str, Party]:
+    coins = torch.Generator().manual_seed(0)
+    x = torch.randn(BATCH * BATCHES, 1, 28, 28, generator=coins)
+    y = torch.randint(0, 10, (len(x),), generator=coins)
+    shard = Shard({"train": {"x": x}, "test": {"x": x[:1]}}, {"train": {"y": y}, "test": {"y": y[:1]}})
+    modules = build(ModelSpec(name="cnn", cut=("pool1",)), named("vanilla"), {"x": x.shape[1:]}, {"y": 10}, seed=1)
+    empty = {cast: Shard({}, {}) for cast in range(len(run.casts))}
+    made = {}
+    for name in names:
+        if name == "server":
+            made[name] = Party(run, name, {"top": modules["top"]}, empty, sgd)
+        else:
+            cast = run.casts_of(name)[0]
+            made[name] = Party(run, name, {"bottom": deepcopy(modules["bottom"])}, {cast: shard}, sgd)
+    return made
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _told(clock: Clock, clients: int, steps: int) -> dict[str, float]:
+    wall, cpu, _ = clock.spent
+    return {"clients": clients, "cpu_ms": 1e3 * cpu / steps, "wall_ms": 1e3 * wall / steps, "mb": _peak()}
+
+
+def _simulated(method: str, count: str) -> None:
+    clients = int(count)
+    run = _run(method, clients)
+    clock = Clock()
+
+    def observe(party: Party, news: News) -> None:
+        if news.what == "turn" and party.name == "server":
+            clock.tick()
+
+    simulate(_parties(run, list(run.file.parties)[::-1]), observe=observe)
+    say(_told(clock, clients, len(clock.marks) - 1))
+
+
+def _connected(clients: int) -> dict[str, float]:
+    """One server process, and hosts of clients."""
+    os.environ["SCALE_ADDRESS"] = f"127.0.0.1:{_free_port()}"
+    with tempfile.TemporaryDirectory(prefix="secsplit-scale-") as folder:
+        make_keys(_run("splitfed-v1", clients), Path(folder))
+        command = [sys.executable, "-m", "benchmarks.scale", "--part"]
+        server = subprocess.Popen([*command, "server", folder, str(clients)], stdout=subprocess.PIPE, text=True)
+        hosts = [subprocess.Popen([*command, "host", folder, str(clients), str(i)]) for i in range(HOSTS)]
+        try:
+            assert server.stdout is not None
+            found: dict[str, float] = json.loads(server.stdout.readline())
+        finally:
+            for process in (server, *hosts):
+                process.kill()
+                process.wait()
+    return found
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def _keys(folder: str, name: str) -> tuple[Identity, Roster]:
+    keys = Keys(Path(folder))
+    return Identity.load(keys.key(name)), Roster.load(keys.roster, PublicIdentity.load(keys.signer_file))
+
+
+def _server(folder: str, count: str) -> None:
+    run, clock = _run("splitfed-v1", int(count)), Clock()
+    (party,) = _parties(run, ["server"]).values()
+
+    def observe(_: Party, news: News) -> None:
+        if news.what == "turn":
+            clock.tick()
+
+    me, roster = _keys(folder, "server")
+    with connected(run, "server", me, roster, timeout=MEETING) as sessions, linked(sessions) as (links, inbox):
+        serve(party, links, inbox, observe=observe)
+        say(_told(clock, int(count), len(clock.marks) - 1))
+
+
+def _host(folder: str, count: str, place: str) -> None:
+    """Every so manyeth client, a thread each."""
+    run = _run("splitfed-v1", int(count))
+    names = [name for name in run.file.parties if name != "server"][int(place) :: HOSTS]
+    parties = _parties(run, names)
+    while not _listening():
+        time.sleep(0.05)
+
+    def one(name: str) -> None:
+        me, roster = _keys(folder, name)
+        with connected(run, name, me, roster, timeout=MEETING) as sessions, linked(sessions) as (links, inbox):
+            serve(parties[name], links, inbox)
+
+    threads = [threading.Thread(target=one, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+    for thread in threads:
+        thread.join()
+
+
+def _listening() -> bool:
+    host, _, port = os.environ["SCALE_ADDRESS"].rpartition(":")
+    try:
+        socket.create_connection((host, int(port))).close()
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()
