@@ -1,8 +1,9 @@
 """What the adversary rebuilt, beside what it was: a few records as images, the best rebuilt first, then median ones.
 
 Shown only of data that is public by its card, or where the controller asked for it by name: a reconstruction of a real
-patient is itself that patient's data. Each is shown with the auxiliary record nearest to it and the mean record, so
-that a reader can tell a rebuilt patient from a likeness that anybody could have drawn.
+patient is itself that patient's data. Each is shown with the training record nearest to it, who would be taken for the
+patient, and with the adversary's own nearest record and the mean one, so that a reader can tell a rebuilt patient from
+a likeness that anybody could have drawn.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Shown(Frozen):
     reidentified: bool
     original: str
     reconstruction: str
+    neighbour: str  # the training record nearest to the reconstruction: the original, where it was re-identified
     nearest: str | None  # the auxiliary record nearest to the reconstruction
     mean: str | None  # the mean auxiliary record
 
@@ -61,16 +63,18 @@ def gallery(case: Case, guess: Guess, view: View, *, count: int) -> Gallery | No
     ranks = ["closest"] * len(closest) + ["median"] * len(middle)
     figures = score_inputs.figures(case, guess)
     aux = view.aux.inputs.get(guess.column) if view.aux is not None else None
+    everyone = torch.cat([case.truth.inputs[cast][guess.column] for cast in case.truth.casts])
     mean = None if aux is None else png(aux.mean(0))
     shown = []
     for rank, i in zip(ranks, picked.tolist(), strict=True):
-        near = None if aux is None else png(aux[(aux - rebuilt[i]).flatten(1).square().sum(1).argmin()])
+        near = None if aux is None else png(_nearest(rebuilt[i], aux))
         shown.append(
             Shown(
                 rank=rank,
                 label=_label(case, guess, i),
                 original=png(truth[i]),
                 reconstruction=png(rebuilt[i]),
+                neighbour=png(_nearest(rebuilt[i], everyone)),
                 nearest=near,
                 mean=mean,
                 mse=float(images.mse(rebuilt[i : i + 1], truth[i : i + 1])),
@@ -79,6 +83,11 @@ def gallery(case: Case, guess: Guess, view: View, *, count: int) -> Gallery | No
             )
         )
     return Gallery(attack=case.attack, threat=case.threat, column=guess.column, shown=tuple(shown))
+
+
+def _nearest(one: Tensor, among: Tensor) -> Tensor:
+    """The image of `among` with the least squared distance."""
+    return among[(among - one).flatten(1).square().sum(1).argmin()]
 
 
 def _label(case: Case, guess: Guess, i: int) -> str:

@@ -59,7 +59,7 @@ def sentence(leak: Leakage) -> str:
     value, chance = (_number(leak, v) for v in (leak.value, leak.chance))
     more = "That is more than chance." if leak.leaks else "That is not shown to be more than chance."
     return (
-        f"{leak.attack!r} by the {leak.threat}, {title[:1].lower()}{title[1:]} {value}; "
+        f"{leak.attack!r} by {leak.threat!r}, {title[:1].lower()}{title[1:]} {value}; "
         f"without the messages {chance} ({leak.chance_is}). {more}"
     )
 

@@ -20,6 +20,7 @@ from audits.report.assemble import report_of
 from audits.report.page import page
 from secsplit.errors import RunError
 from tests.audits.conftest import trained
+from tests.audits.report.places import misplaced, unsaid
 
 NOISE = {"kind": "gaussian", "edge": "bottom->top", "clip": 1.0, "sigma": 2.0}
 
@@ -113,7 +114,9 @@ def test_epsilon_over_the_training_ends_at_what_the_ledger_charged(tmp_path: Pat
     assert [point.lower for point in curve.points] == [0.5, 1.0]
     steps = [point.step for point in curve.points]
     assert steps == sorted(set(steps))
-    assert "measured lower bound" in page(json.loads(report.model_dump_json()))
+    value = json.loads(report.model_dump_json())
+    assert "measured lower bound" in page(value)
+    assert misplaced(value, page(value)) == unsaid(value, page(value)) == []
 
 
 def test_the_epsilon_audit_of_another_run_is_refused(folder: Path, finished: Finished) -> None:
@@ -148,7 +151,9 @@ def test_the_page_tells_of_both(folder: Path, finished: Finished, audited: Audit
     put_to_test(finished.run.digest().hex(), 10.0).save(folder)
     channel.save([trial("refused"), trial("DELIVERED CHANGED", "other")], folder)
     report = report_of(Finished.open(folder), audited)
-    html = page(json.loads(report.model_dump_json()))
+    value = json.loads(report.model_dump_json())
+    html = page(value)
+    assert misplaced(value, html) == unsaid(value, html) == []
     assert report.verdict.headline.startswith(
         f"{sum(f.severity in ('critical', 'high') for f in report.residual.findings)}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -30,6 +31,7 @@ from audits.sweep import Grid, sweep
 from audits.verify import verify
 from channels import Identity
 from secsplit.errors import RunError
+from tests.audits.report.places import misplaced, unsaid
 
 POLICY = Path(__file__).parents[2] / "examples" / "policy.toml"
 NOISE = {"kind": "gaussian", "edge": "bottom->top", "clip": 1.0, "sigma": 0.3}
@@ -181,6 +183,8 @@ def test_a_sweep_has_a_report_and_an_advisor(made: tuple[Path, Grid], tmp_path: 
     assert report.sweep.shown in grid.settings
     assert all(setting in html for setting in grid.settings)
     assert "Leakage against utility" in html
+    value = json.loads(report.model_dump_json())
+    assert misplaced(value, html) == unsaid(value, html) == []
     assert any("three are the least to tell" in line for line in report.sweep.advice.not_measured)
     other = report_of_sweep(grid, folder, "noise").sweep
     assert other is not None

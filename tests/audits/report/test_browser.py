@@ -113,7 +113,7 @@ def test_all_of_it_is_there_without_a_network(browser: webdriver.Chrome, html: P
         " [...document.querySelectorAll('svg.figure')].filter(s => s.getBoundingClientRect().height > 20).length]"
     )
     assert broken == 0
-    assert images == 8 * 4
+    assert images == 8 * 5
     assert figures >= 4
 
 
