@@ -14,6 +14,7 @@ from secsplit.datasets import Dataset, DataSpec, load, shards
 from secsplit.datasets.align import order
 from secsplit.defenses import Noise
 from secsplit.defenses import build as defend
+from secsplit.device import device_of
 from secsplit.errors import DataError, RunError
 from secsplit.inference import Predictor
 from secsplit.models import build
@@ -116,6 +117,9 @@ def party_of(
     rates = rates_of(spec, run.file.train.epochs)
     if run.file.train.start is not None:
         begin_with(held, RunDir.open(Path(run.file.train.start)).party(name))
+    chosen = run.file.parties[name].device or run.file.train.device
+    device = device_of(chosen, list(run.file.parties).index(name))
+    held = {segment: module.to(device) for segment, module in held.items()}
     kind = Party if run.file.train.purpose == "train" else Predictor
     return kind(run, name, held, data, optimizer_of(spec), defenses, rates=rates, accounted=accounted)
 

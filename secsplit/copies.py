@@ -96,13 +96,15 @@ class Mean:
         first = not self.sums
         for name, tensor in members.items():
             if not tensor.is_floating_point():
-                self.sums[name] = tensor.clone() if first else torch.maximum(self.sums[name], tensor)
+                self.sums[name] = (
+                    tensor.clone() if first else torch.maximum(self.sums[name], tensor.to(self.sums[name]))
+                )
             elif first:
                 self.dtypes[name] = tensor.dtype
                 wide = torch.promote_types(tensor.dtype, torch.float32)
                 self.sums[name] = tensor.detach().to(wide, copy=True).mul_(share)
             else:
-                self.sums[name].add_(tensor.to(self.sums[name].dtype), alpha=share)
+                self.sums[name].add_(tensor.to(self.sums[name]), alpha=share)
 
     def take(self) -> Weights:
         """The mean; the next one starts from nothing."""

@@ -67,7 +67,7 @@ class _Asked(Walk):
             if self.party.role == maker:
                 outputs = self.outputs[objective.segment]
                 if maker == asker:
-                    self.party.keep(objective.name, self.stamp.cast, outputs[0])
+                    self.party.keep(objective.name, self.stamp.cast, self.party.away(outputs[0]))
                 else:
                     left = self.defended(asker, Kind.OUTPUT, objective.name, outputs)
                     yield self.send(asker, Kind.OUTPUT, objective.name, named(left))

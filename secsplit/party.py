@@ -21,6 +21,7 @@ from secsplit.census import census
 from secsplit.checkpoint import all_saved
 from secsplit.copies import Copies, Mean, Replica, Stash, optimizers_for
 from secsplit.defenses.base import Defenses, Incoming, Outgoing
+from secsplit.device import CPU, device_in, moved, seeded
 from secsplit.errors import PeerError, RunError
 from secsplit.message import Kind, Message, Stamp
 from secsplit.metrics import Judge
@@ -85,6 +86,7 @@ class Party:
         self.topology = run.topology
         self.held = run.topology.held(self.role)
         self.modules: MutableMapping[str, nn.Module] = dict(modules)
+        self.device = next((device_in(module) for module in modules.values()), CPU)
         self.shards = shards
         self.rates = rates
         self.defenses = defenses or Defenses()
@@ -218,12 +220,19 @@ class Party:
     def compute(self, segment: Segment, inputs: Tensors, stamp: Stamp) -> Tensors:
         """Run a segment forward; where it draws random numbers, they are this party's own."""
         if self._stochastic[segment.name] and stamp.training:
-            torch.default_generator.manual_seed(
-                derive(self.run.file.train.seed, "draw", self.name, segment.name, stamp.step, stamp.micro)
-            )
+            names = (self.name, segment.name, stamp.step, stamp.micro)
+            seeded(derive(self.run.file.train.seed, "draw", *names), self.device)
         with torch.set_grad_enabled(stamp.training):  # never around a yield: the mode belongs to the whole thread
             made = self.copy(stamp).modules[segment.name](*inputs)
         return made if isinstance(made, tuple) else (made,)
+
+    def here(self, tensor: Tensor) -> Tensor:
+        """The tensor where this party computes."""
+        return moved(tensor, self.device)
+
+    def away(self, tensor: Tensor) -> Tensor:
+        """The tensor where messages, labels and losses are."""
+        return moved(tensor, CPU)
 
     def column(self, stamp: Stamp, name: str) -> Tensor:
         return self.shards[stamp.cast].inputs["train" if stamp.training else "test"][name]

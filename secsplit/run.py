@@ -32,7 +32,7 @@ PROTOCOL = 1  # raised whenever two versions could misunderstand each other
 AGREED = ("topology", "method", "model", "optimizer", "optimizers", "train", "data", "form", "defenses", "compression")
 LOCAL = {
     "data": {"path", "download", "id_key", "common", "table", "masks"},
-    "train": {"threads", "record", "heartbeat", "start"},
+    "train": {"threads", "record", "heartbeat", "start", "device"},
 }
 
 

@@ -111,6 +111,9 @@ _OPTIONS: Mapping[str, tuple[Callable[[Method], bool], str]] = MappingProxyType(
 )
 
 
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
 class PartySpec(Strict):
     """One [parties.NAME] table.
 
@@ -124,6 +127,7 @@ class PartySpec(Strict):
     through: tuple[str, ...] = ()
     data: DataSpec | None = None
     budget: BudgetSpec = BudgetSpec()
+    device: Device | None = None  # where it computes; else as [train] says
 
 
 class FormSpec(Strict):
@@ -154,6 +158,7 @@ class TrainSpec(Strict):
     save_every: Annotated[int, Field(ge=0)] = 0  # turns between checkpoints; one is made at every round's end besides
     threads: Annotated[int, Field(ge=1)] = 1
     record: Literal["all", "off"] | Annotated[int, Field(ge=1)] = "all"
+    device: Device = "cpu"  # where parties compute: "cpu", "cuda", "cuda:1", or "auto", a GPU where there is one
     heartbeat: Annotated[float, Field(gt=0)] = 5.0  # seconds without a sign of life before a peer is given up
 
 

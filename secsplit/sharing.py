@@ -62,10 +62,11 @@ def _carry(party: Party, event: Handover) -> Steps:
 
 
 def _handed(party: Party) -> Weights:
-    weights = {name: tensor.clone() for name, tensor in party.own.named().items()}
+    weights = _copied(party, party.own.named())
     if party.run.method.hands == "weights-and-optimizer":
         for segment, optimizer in party.own.optimizers.items():
-            weights |= {f"{STATE}{segment}/{key}": value.clone() for key, value in state_of(optimizer).items()}
+            states = {f"{STATE}{segment}/{key}": value for key, value in state_of(optimizer).items()}
+            weights |= _copied(party, states)
     return weights
 
 
@@ -133,8 +134,13 @@ def spread(party: Party, event: Spread) -> Steps:
 
 def _given(party: Party) -> Weights:
     if party.run.method.client_side == "averaged":
-        return {name: tensor.clone() for name, tensor in _averaged(party).items()}
-    return {**_gradients(party), **{name: t.clone() for name, t in _statistics(party).items()}}
+        return _copied(party, _averaged(party))
+    return _copied(party, {**_gradients(party), **_statistics(party)})
+
+
+def _copied(party: Party, tensors: Mapping[str, Tensor]) -> Weights:
+    """What leaves: on memory of its own, where messages are."""
+    return {name: party.away(tensor).clone() for name, tensor in tensors.items()}
 
 
 def _take_average(party: Party, message: Message, event: Spread) -> None:
@@ -163,7 +169,7 @@ def _learning(party: Party) -> Iterator[tuple[str, Tensor]]:
 
 
 def _gradients(party: Party) -> Weights:
-    return {n: torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for n, p in _learning(party)}
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad.detach() for n, p in _learning(party)}
 
 
 def _statistics(party: Party) -> Weights:

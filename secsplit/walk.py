@@ -66,7 +66,8 @@ class Walk:
             taken: list[Tensors] = []
             for name in segment.inputs:
                 if name.startswith(DATA):
-                    taken.append((self.party.column(self.stamp, name.removeprefix(DATA))[self.rows],))
+                    column = self.party.column(self.stamp, name.removeprefix(DATA))[self.rows]
+                    taken.append((self.party.here(column),))
                 else:
                     edge = Edge(self.party.topology[name], segment)
                     taken.append((yield from self.take(edge)))
@@ -84,6 +85,7 @@ class Walk:
             tensors = tuple(message.tensors.values())
             for tensor in tensors:
                 self.check_rows(tensor, edge.source.role, edge.name)
+            tensors = tuple(map(self.party.here, tensors))
         else:
             tensors = tuple(tensor.detach() for tensor in self.outputs[edge.source.name])
         if self.stamp.training:
@@ -126,7 +128,7 @@ class Walk:
         me = self.party.role
         if maker == me:
             (made,) = self.outputs[objective.segment]
-            output = made.detach()
+            output = self.party.away(made.detach())
         else:
             message = yield from self.receive(maker, Kind.OUTPUT, objective.name)
             output = message.tensors["h"]
@@ -148,7 +150,7 @@ class Walk:
         gradient = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
         self.party.judge.lost(objective, loss.detach(), self.share, labelled(target))
         if maker == me:
-            self.add_score(objective.segment, gradient)
+            self.add_score(objective.segment, self.party.here(gradient))
         else:
             (gradient,) = self.defended(maker, Kind.OUTPUT_GRAD, objective.name, (gradient,))
             yield self.send(maker, Kind.OUTPUT_GRAD, objective.name, {"h": gradient})
@@ -237,7 +239,8 @@ class Walk:
 
     def defended(self, role: str, kind: Kind, edge: str, tensors: Tensors) -> Tensors:
         """What leaves instead of `tensors`: the party's defenses at this edge."""
-        return self.party.outgoing(kind, edge, self.stamp, tensors, self.rows, self.cast[role])
+        left = tuple(map(self.party.away, tensors))
+        return self.party.outgoing(kind, edge, self.stamp, left, self.rows, self.cast[role])
 
     def check_rows(self, tensor: Tensor, role: str, edge: str) -> None:
         if tensor.ndim == 0 or len(tensor) != len(self.rows):

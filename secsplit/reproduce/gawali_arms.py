@@ -77,6 +77,7 @@ def run_of(task: Task, arm: Arm, seed: int) -> Run:
             "epochs": task.epochs,
             "batch_size": task.batch_size,
             "evaluate_every": task.epochs,
+            "device": "auto",
         },
         "data": {**task.data, "seed": seed, **({} if arm.central else {"weights": WEIGHTS[: task.hospitals]})},
         "parties": parties,
