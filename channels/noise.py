@@ -22,9 +22,11 @@ from channels.primitives import (
     KEM_CIPHERTEXT,
     KEM_PUBLIC,
     TAG,
+    Aead,
     Cipher,
     Hash,
     MLKEM768PrivateKey,
+    MLKEM768PublicKey,
     X25519PrivateKey,
     check_kem_key,
     dh,
@@ -81,11 +83,11 @@ class CipherState(Secretive):
 
     def __init__(self, cipher: Cipher, key: bytes | None = None) -> None:
         self._cipher, self._key, self._n = cipher, key, 0
-        self._aead = cipher.new(key) if key is not None else None
+        self._aead: Aead | None = None  # made when it is first used: many a key of a handshake never is
 
     def has_key(self) -> bool:
         """Whether a key has been set."""
-        return self._aead is not None
+        return self._key is not None
 
     def set_nonce(self, n: int) -> None:
         """Section 5.1, for transports that number their messages."""
@@ -93,27 +95,32 @@ class CipherState(Secretive):
 
     def encrypt_with_ad(self, ad: bytes, plaintext: bytes) -> bytes:
         """Encrypt and authenticate, or pass through where there is no key yet."""
-        if self._aead is None:
+        if self._key is None:
             return plaintext
-        return self._aead.encrypt(self._next(), plaintext, ad)
+        return self._ready(self._key).encrypt(self._next(), plaintext, ad)
 
     def decrypt_with_ad(self, ad: bytes, ciphertext: bytes) -> bytes:
         """Open what the peer's `encrypt_with_ad` made; raises IntegrityError, and counts only what opened."""
-        if self._aead is None:
+        if self._key is None:
             return ciphertext
         n = self._n
         try:
-            return self._aead.decrypt(self._next(), ciphertext, ad)
+            return self._ready(self._key).decrypt(self._next(), ciphertext, ad)
         except InvalidTag:
             self._n = n
             raise IntegrityError("a handshake or transport message did not open") from None
 
     def rekey(self) -> None:
         """Section 4.2's REKEY: the key becomes the encryption of zeros under the reserved nonce."""
-        if self._aead is None:
+        if self._key is None:
             raise ChannelDead("no key to renew")
-        self._key = self._aead.encrypt(self._cipher.nonce(0, LAST_NONCE), bytes(32), b"")[:32]
-        self._aead = self._cipher.new(self._key)
+        self._key = self._ready(self._key).encrypt(self._cipher.nonce(0, LAST_NONCE), bytes(32), b"")[:32]
+        self._aead = None
+
+    def _ready(self, key: bytes) -> Aead:
+        if self._aead is None:
+            self._aead = self._cipher.new(key)
+        return self._aead
 
     def _next(self) -> bytes:
         if self._n >= LAST_NONCE:
@@ -233,7 +240,7 @@ class HandshakeState(Secretive):
         self._s, self.rs, self._psks = static, remote_static, list(psks)
         self._e, self._e1 = ephemeral_for_testing_only, kem_for_testing_only
         self.re: bytes | None = None
-        self.re1: bytes | None = None
+        self.re1: MLKEM768PublicKey | None = None
         self._turn, self._dead = 0, False
         self._symmetric = SymmetricState(protocol)
         self._symmetric.mix_hash(prologue)
@@ -378,9 +385,8 @@ def _cut(data: bytes, length: int) -> tuple[bytes, bytes]:
     return data[:length], data[length:]
 
 
-def _valid_kem_key(public: bytes) -> bytes:
+def _valid_kem_key(public: bytes) -> MLKEM768PublicKey:
     try:
-        check_kem_key(public)
+        return check_kem_key(public)
     except ValueError:
         raise HandshakeError("the peer's ML-KEM key is malformed") from None
-    return public

@@ -31,6 +31,7 @@ __all__ = [
     "Cipher",
     "Hash",
     "MLKEM768PrivateKey",
+    "MLKEM768PublicKey",
     "X25519PrivateKey",
     "X25519PublicKey",
     "check_kem_key",
@@ -90,14 +91,14 @@ def dh(private: X25519PrivateKey, public: bytes) -> bytes:
     return private.exchange(X25519PublicKey.from_public_bytes(public))
 
 
-def check_kem_key(public: bytes) -> None:
-    """Raise ValueError where it is no ML-KEM-768 public key (FIPS 203, 7.2)."""
-    MLKEM768PublicKey.from_public_bytes(public)
+def check_kem_key(public: bytes) -> MLKEM768PublicKey:
+    """The ML-KEM-768 public key; raises ValueError where it is none (FIPS 203, 7.2)."""
+    return MLKEM768PublicKey.from_public_bytes(public)
 
 
-def encapsulate(public: bytes) -> tuple[bytes, bytes]:
-    """A fresh secret, and the ciphertext from which the holder of the private key gets it; raises ValueError."""
-    return MLKEM768PublicKey.from_public_bytes(public).encapsulate()
+def encapsulate(public: MLKEM768PublicKey) -> tuple[bytes, bytes]:
+    """A fresh secret, and the ciphertext from which the holder of the private key gets it."""
+    return public.encapsulate()
 
 
 def hkdf(hash_: Hash, chaining_key: bytes, material: bytes, outputs: int) -> list[bytes]:
