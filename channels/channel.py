@@ -10,19 +10,17 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Generator
 from dataclasses import dataclass
-from typing import NoReturn, Protocol, Self
+from typing import NoReturn, Protocol, Self, cast
 
 from channels.errors import ChannelDead, ChannelError, DeadlineExceeded, IntegrityError, MessageTooLarge, PeerClosed
 from channels.identity import PublicIdentity
 from channels.meeting import Agreement
 from channels.primitives import Buffer
-from channels.records import Frame, Kind, Limits
+from channels.records import Frame, Kind, Limits, Opened
 from channels.wire import Wire
 
 DATA = Kind.DATA
-Opening = Generator[memoryview, None, tuple[Kind, Frame]]
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,8 @@ class SealedChannel:
         self.peer, self.binding = agreement.peer, agreement.binding
         self._wire, self._agreement = agreement.over(wire), agreement
         self._sealer, self._opener = agreement.sealer, agreement.opener
+        self._incoming = self._opener.messages()
+        self._header = cast(memoryview, next(self._incoming))
         self.limits = agreement.sealer.limits
         self._sending, self._receiving = threading.Lock(), threading.Lock()
         self._end: ChannelError | None = None
@@ -188,29 +188,27 @@ class SealedChannel:
             self._die(ChannelDead("a send was interrupted half way", peer=self.peer.name))
             raise
 
-    def _read(self, deadline: float | None) -> tuple[Kind, Frame]:
-        conversation = self._opener.open()
-        begun = False
+    def _read(self, deadline: float | None) -> Opened:
+        incoming, fill, begun = self._incoming, self._wire.fill, False
         try:
-            memory = next(conversation)
-            while True:
-                self._wire.fill(memory, None if begun else deadline)
-                begun = True
-                memory = conversation.send(None)
-        except StopIteration as done:
-            kind, frame = done.value
-            return kind, frame
+            fill(self._header, deadline)
+            begun = True
+            step = next(incoming)
+            while type(step) is memoryview:
+                fill(step, None)
+                step = next(incoming)
+            next(incoming)  # the next header is asked for, in the same memory
         except DeadlineExceeded as error:
             if begun:
-                raise self._die(error, conversation) from None
-            conversation.close()
+                raise self._die(error, receiving=True) from None
             error.peer = self.peer.name
             raise
         except ChannelError as error:
-            raise self._die(error, conversation) from None
+            raise self._die(error, receiving=True) from None
         except BaseException:
-            self._die(ChannelDead("a receive was interrupted half way", peer=self.peer.name), conversation)
+            self._die(ChannelDead("a receive was interrupted half way", peer=self.peer.name), receiving=True)
             raise
+        return step
 
     def _refuse(self) -> NoReturn:
         assert self._end is not None
@@ -218,15 +216,15 @@ class SealedChannel:
             raise self._end
         raise ChannelDead(f"ended earlier: {self._end.what}", peer=self.peer.name)
 
-    def _die(self, error: ChannelError, conversation: Opening | None = None) -> ChannelError:
+    def _die(self, error: ChannelError, *, receiving: bool = False) -> ChannelError:
         """End everything because of this error, which is returned to be raised; the first error stays the reason."""
         error.peer = error.peer or self.peer.name
         if self._end is None:
             self._end = error
             self._refused += not isinstance(error, ChannelDead | PeerClosed | DeadlineExceeded | MessageTooLarge)
             self._wire.close()
-        if conversation is not None:
-            conversation.close()
+        if receiving:
+            self._incoming.close()  # wipes what had come of a message
         for keys in (self._sealer.keys, self._opener.keys):
             keys.drop(self._end.what)
         return error

@@ -2,7 +2,8 @@
 
     header   16 bytes + tag    >Q payload bytes, >I meta bytes, >B kind, >B padded, 2 zero bytes
     meta     as said + tag     absent when empty
-    payload  records of `record` bytes + tag each, the last shorter; absent when empty
+    payload  records of `record` bytes + tag each, the last shorter; absent when empty. Below FEW records' worth they
+             are of PIECE bytes at most, so that one is on its way while the next is sealed
 
 The header is sealed, not clear with its tag after the payload: it opens before anything is allocated. The nonce is
 each direction's record counter and never travels, so a record that is changed, repeated, dropped or out of order does
@@ -44,6 +45,7 @@ DROPPED = -1  # where a dropped key ends: before every counter
 MAX_META = 1 << 20
 MAX_MESSAGE = 4 << 30
 ALIGNMENT = 64
+PIECE, FEW = 1 << 18, 4  # bytes; records
 SMALL = 4096  # bytes of scratch to begin with
 SLACK = HEADER.size + 3 * TAG  # what sealing adds to a message of one record
 KEEP, KEEP_BYTES = 2, 16 << 20  # how many received buffers are kept for another use, and how large ones
@@ -59,6 +61,7 @@ class Kind(IntEnum):
 
 
 KINDS = tuple(Kind)
+EMPTY = memoryview(bytearray())
 
 
 class Frame(NamedTuple):
@@ -66,6 +69,9 @@ class Frame(NamedTuple):
 
     meta: bytes
     payload: memoryview
+
+
+Opened = tuple[Kind, Frame]
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,13 @@ DEFAULT_LIMITS = Limits()
 
 def sealed_bytes(meta: int, payload: int, *, record: int = RECORD) -> int:
     """How many bytes a message of so many bytes is on the wire, unpadded."""
-    return HEADER.size + TAG + (meta + TAG if meta else 0) + payload + -(-payload // record) * TAG
+    records = -(-payload // record_bytes(payload, record))
+    return HEADER.size + TAG + (meta + TAG if meta else 0) + payload + records * TAG
+
+
+def record_bytes(payload: int, record: int) -> int:
+    """How many bytes of plaintext each record of a payload holds, where `record` is what both sides agreed on."""
+    return record if payload >= FEW * record else min(record, PIECE)
 
 
 def padme(length: int) -> int:
@@ -232,6 +244,7 @@ class Sealer:
 
     def __init__(self, keys: RecordKeys, limits: Limits = DEFAULT_LIMITS, *, pad: bool = False) -> None:
         self.keys, self.limits, self._pad = keys, limits, pad
+        self._short = min(limits.record, PIECE)  # what surely is one record
         self._scratch = memoryview(bytearray(SMALL))
         self._head = self._scratch[: HEADER.size + keys.tag]
 
@@ -240,7 +253,7 @@ class Sealer:
         if len(payload) == 1 and not self._pad:
             view = flat(payload[0])
             length, extra = len(view), len(meta)
-            if length <= self.limits.record and length + extra + SLACK <= len(self._scratch):
+            if length <= self._short and length + extra + SLACK <= len(self._scratch):
                 self.limits.check(length, extra)
                 return (self._whole(kind, meta, view),)
         views = [view for buffer in payload if len(view := flat(buffer))]
@@ -267,7 +280,12 @@ class Sealer:
         if total + len(meta) + SLACK > len(self._scratch) <= SMALL:
             self._scratch = aligned(SMALL + self.limits.record + self.keys.tag)  # a page touched costs; most never are
             self._head = self._scratch[: HEADER.size + self.keys.tag]
-        out, seal, tag = self._scratch, self.keys.seal, self.keys.tag
+        size, seal, tag = (
+            record_bytes(padme(total) if self._pad else total, self.limits.record),
+            self.keys.seal,
+            self.keys.tag,
+        )
+        scratch = out = self._scratch[: SMALL + size + tag]  # one record a piece, and what comes before it
         at = HEADER.size + tag
         seal(HEADER.pack(total, len(meta), kind, self._pad), out[:at])
         if self._pad:
@@ -279,10 +297,10 @@ class Sealer:
                 out = out if end <= len(out) else memoryview(bytearray(end))
             seal(meta, out[at:end])
             at = end
-        for length, parts in _records(views, total, self.limits.record):
+        for length, parts in _records(views, total, size):
             if (end := at + length + tag) > len(out):
                 yield out[:at]
-                out, at, end = self._scratch, 0, length + tag
+                out, at, end = scratch, 0, length + tag
             seal(_gather(parts, length, out[at:end]), out[at:end])
             at = end
         yield out[:at]
@@ -330,43 +348,57 @@ class Opener:
         self._plain = self._header[: HEADER.size]
         self._warm = Warm()
 
-    def open(self) -> Generator[memoryview, None, tuple[Kind, Frame]]:
-        """One message: fill each memory yielded, entirely; the message is the generator's value.
-
-        Raises IntegrityError or MessageTooLarge, once; then, and whenever the caller gives up after the header, all
-        that was written is wiped and the key is gone.
-        """
-        yield self._header
-        keys = self.keys
-        tag = keys.tag
-        holding: list[memoryview] = []
+    def open(self) -> Generator[memoryview, None, Opened]:
+        """One message: fill each memory yielded, entirely; the message is the generator's value. Raises as below."""
+        going = self.messages()
         try:
-            keys.open(self._header, self._plain)
-            total, meta_length, kind, padded = HEADER.unpack(self._plain)
-            if kind or padded or total > self.limits.max_message or meta_length > self.limits.max_meta:
-                self._judge(total, meta_length, kind, padded)
-            meta, wire = b"", padme(total) if padded else total
-            if meta_length:
-                memory = memoryview(bytearray((padme(meta_length) if padded else meta_length) + tag))
-                holding.append(memory)
-                yield memory
-                keys.open(memory, memory[: len(memory) - tag])
-                meta = bytes(memory[:meta_length])
-            if not wire:
-                return KINDS[kind], Frame(meta, memoryview(bytearray()))
-            payload = self._warm.take(wire + tag)
-            holding.append(payload)
-            for begin in range(0, wire, self.limits.record):
-                end = min(begin + self.limits.record, wire)
-                record = payload[begin : end + tag]
-                yield record
-                keys.open(record, payload[begin:end])
-            return KINDS[kind], Frame(meta, payload[:total])
-        except BaseException:
-            for memory in holding:
-                np.frombuffer(memory, np.uint8)[:] = 0
-            self.keys.drop("a message did not arrive whole and authentic")
-            raise
+            step = next(going)
+            while isinstance(step, memoryview):
+                yield step
+                step = next(going)
+            return step
+        finally:
+            going.close()
+
+    def messages(self) -> Generator[memoryview | Opened, None, None]:
+        """Message after message: fill each memory yielded, entirely; a message is yielded when it is whole.
+
+        Raises IntegrityError or MessageTooLarge, once; then, and whenever the caller gives up after a header, all that
+        was written is wiped and the key is gone. A message that was yielded is the caller's alone.
+        """
+        keys, limits, header, plain = self.keys, self.limits, self._header, self._plain
+        tag, most, most_meta = keys.tag, limits.max_message, limits.max_meta
+        holding: list[memoryview] = []
+        while True:
+            yield header
+            try:
+                keys.open(header, plain)
+                total, meta_length, kind, padded = HEADER.unpack(plain)
+                if kind or padded or total > most or meta_length > most_meta:
+                    self._judge(total, meta_length, kind, padded)
+                meta, wire = b"", padme(total) if padded else total
+                if meta_length:
+                    record = memoryview(bytearray((padme(meta_length) if padded else meta_length) + tag))
+                    holding.append(record)
+                    yield record
+                    keys.open(record, record[: len(record) - tag])
+                    meta = bytes(record[:meta_length])
+                payload = self._warm.take(wire + tag) if wire else EMPTY
+                holding.append(payload)
+                size = record_bytes(wire, limits.record)
+                for begin in range(0, wire, size):
+                    end = min(begin + size, wire)
+                    record = payload[begin : end + tag]
+                    yield record
+                    keys.open(record, payload[begin:end])
+            except BaseException:
+                for memory in holding:
+                    np.frombuffer(memory, np.uint8)[:] = 0
+                self.keys.drop("a message did not arrive whole and authentic")
+                raise
+            holding[:] = [payload[:total]]
+            payload = record = EMPTY  # nothing here keeps a message alive that its receiver has let go
+            yield KINDS[kind], Frame(meta, holding.pop())
 
     def _judge(self, total: int, meta_length: int, kind: int, padded: int) -> None:
         """Raise where a header asks for what it must not."""

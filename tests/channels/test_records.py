@@ -362,3 +362,18 @@ def crash(act: Callable[[], object]) -> str:
     except ChannelError as error:
         return "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
     raise AssertionError("no error")
+
+
+@pytest.mark.parametrize("size", [(1 << 18) - 1, 1 << 18, (1 << 18) + 1, 1 << 20, (4 << 20) - 1, 4 << 20])
+@pytest.mark.parametrize("pad", [False, True])
+def test_short_messages_are_cut_finer_and_as_foretold(size: int, pad: bool) -> None:
+    """Below four records a message travels in pieces of 256 KiB, each sent while the next is sealed."""
+    sealer, opener = ends(Limits(), pad=pad)
+    pieces = [bytes(piece) for piece in sealer.seal(Kind.DATA, b"", (bytes(size),))]
+    stream, total = b"".join(pieces), padme(size) if pad else size
+    assert len(stream) == records.sealed_bytes(0, total)
+    assert opener.keys.records == 0
+    assert len(opened(opener, stream).payload) == size
+    each = 1 << 18 if total < 4 << 20 else 1 << 20
+    assert opener.keys.records == 1 + -(-total // each)
+    assert max(map(len, pieces)) <= records.SMALL + each + TAG
