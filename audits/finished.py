@@ -8,7 +8,7 @@ named. This file runs no attack; `views` cuts out of it what one adversary saw.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,16 +22,18 @@ from torch import Tensor, nn
 from audits.truth import Truth
 from secsplit.assemble import dataset_of, modules_of, shard_of
 from secsplit.auditlog import HEADS
+from secsplit.checkpoint import ALL_SAVED, SAVED
 from secsplit.datasets import Dataset
 from secsplit.errors import RunError
 from secsplit.message import Kind, Stamp
 from secsplit.run import Run
 from secsplit.rundir import INITIAL, RunDir, read_weights
-from secsplit.schedule import SPLITS, EpochEnd, Schedule, Split, Turn
+from secsplit.schedule import SPLITS, EpochEnd, Save, Schedule, Split, Turn
 from secsplit.threat import Known, Snapshot
 from secsplit.transcript import VERSION, Record, Transcript
 
 State = Callable[[], Mapping[str, Tensor]]
+Crossed = tuple[int, str, str, Kind, str]  # (step, direction, peer, kind, edge)
 OF_STEPS = (Kind.SMASHED, Kind.CUT_GRAD, Kind.OUTPUT, Kind.OUTPUT_GRAD, Kind.LABELS)
 
 
@@ -174,28 +176,41 @@ class Finished:
         return None
 
     def _complete(self, party: str, transcript: Transcript) -> None:
-        """Every turn that the run's `record` setting keeps must be there, to the last."""
+        """Everything that the run's `record` setting keeps must be there, to the last."""
         setting = self.run.file.train.record
         if setting == "off":
             return
         every = 1 if setting == "all" else int(setting)
-        seen = {record.stamp.step for record in transcript if record.kind in OF_STEPS}
-        ended = {record.stamp.step for record in transcript if record.edge == HEADS}
-        role = self.run.file.parties[party].role
+        there = {(r.stamp.step, r.direction, r.peer, r.kind, r.edge) for r in transcript}
+        for expected in self._expected(party):
+            if expected[0] % every == 0 and expected not in there:
+                raise _truncated(party, *expected)
+
+    def _expected(self, party: str) -> Iterator[Crossed]:
+        """What a party sends and is handed in the course of the run: of its turns, epochs' ends and checkpoints."""
+        run, role = self.run, self.run.file.parties[party].role
         for event in self.schedule:
-            if isinstance(event, EpochEnd) and event.step % every == 0 and event.step not in ended:
-                raise _truncated(party, event.step)
-        for step, turn in self.turns.items():
-            crossings = self.run.topology.crossings
-            takes_part = party == self.run.casts[turn.cast].get(role)
-            crosses = any(role in (c.sender, c.receiver) and (turn.training or _forward(c.kind)) for c in crossings)
-            if takes_part and crosses and step % every == 0 and step not in seen:
-                raise _truncated(party, step)
+            if isinstance(event, EpochEnd):
+                for peer in run.peers(party):
+                    yield event.step, "sent", peer, Kind.CONTROL, HEADS
+                    yield event.step, "received", peer, Kind.CONTROL, HEADS
+            elif isinstance(event, Save):
+                for peer in run.near(party):
+                    up = peer == run.above(party)
+                    yield event.step, "sent" if up else "received", peer, Kind.CONTROL, SAVED
+                    yield event.step, "received" if up else "sent", peer, Kind.CONTROL, ALL_SAVED
+            elif isinstance(event, Turn) and party == (cast := run.casts[event.cast]).get(role):
+                for crossing in run.topology.crossings:
+                    if role in (crossing.sender, crossing.receiver) and (event.training or _forward(crossing.kind)):
+                        sent = role == crossing.sender
+                        peer = cast[crossing.receiver if sent else crossing.sender]
+                        yield event.step, "sent" if sent else "received", peer, crossing.kind, crossing.edge
 
 
-def _truncated(party: str, step: int) -> RunError:
+def _truncated(party: str, step: int, direction: str, peer: str, kind: Kind, edge: str) -> RunError:
+    what = f"{kind} on {edge!r} {direction} {'to' if direction == 'sent' else 'from'} {peer}"
     return RunError(
-        f"transcript of {party!r} is truncated: nothing of step {step}; finish the run before it is audited"
+        f"transcript of {party!r} is truncated: step {step} has no {what}; finish the run before it is audited"
     )
 
 

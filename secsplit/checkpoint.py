@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 START = "0000000000-0"  # the checkpoint before the first message
+SAVED, ALL_SAVED = "saved", "all saved"  # the edges of what is told up the tree, and down again
 MOST = 64  # checkpoints that a peer may offer
 Tensors = dict[str, Tensor]
 
@@ -184,12 +185,12 @@ def all_saved(party: Party, save: Save) -> Steps:
     stamp = Stamp(save.step, int(save.last), save.epoch, training=False)
     parent, children = run.above(name), run.below(name)
     for child in children:
-        yield Recv(child, Kind.CONTROL, "saved", stamp)
+        yield Recv(child, Kind.CONTROL, SAVED, stamp)
     if parent is not None:
-        yield Send(parent, Message(Kind.CONTROL, "saved", stamp))
-        yield Recv(parent, Kind.CONTROL, "all saved", stamp)
+        yield Send(parent, Message(Kind.CONTROL, SAVED, stamp))
+        yield Recv(parent, Kind.CONTROL, ALL_SAVED, stamp)
     for child in children:
-        yield Send(child, Message(Kind.CONTROL, "all saved", stamp))
+        yield Send(child, Message(Kind.CONTROL, ALL_SAVED, stamp))
 
 
 def newest_common(run: Run, name: str, offered: Sequence[str]) -> Generator[Step, Message | None, str]:

@@ -54,9 +54,19 @@ def smashed(lines: list[dict[str, object]]) -> dict[str, object]:
     return next(line for line in lines if line["kind"] == "smashed")
 
 
-def test_a_truncated_transcript_is_named(copy: Path) -> None:
-    edit(index_of(copy), lambda lines: lines.__delitem__(slice(-4, None)))
-    with pytest.raises(RunError, match=r"transcript of 'compute' is truncated: nothing of step \d+"):
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [
+        (slice(-1, None), r"step 19 has no control on 'all saved' received from hospital-a"),
+        (slice(-4, None), r"step 19 has no control on 'audit-head' received from hospital-a"),
+        (slice(-12, -11), r"truncated: step \d+ has no"),
+        (slice(10, 11), r"truncated: step \d+ has no"),
+        (slice(10, None), r"truncated: step \d+ has no"),
+    ],
+)
+def test_a_truncated_transcript_is_named(copy: Path, lost: slice, reason: str) -> None:
+    edit(index_of(copy), lambda lines: lines.__delitem__(lost))
+    with pytest.raises(RunError, match=reason):
         Finished.open(copy)
 
 

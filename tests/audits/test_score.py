@@ -245,7 +245,7 @@ def test_a_guess_about_a_row_that_is_not_there_is_named() -> None:
 def test_a_goal_without_a_score_is_refused_and_an_empty_guess_is_empty() -> None:
     rows = torch.zeros(1, dtype=torch.int64)
     with pytest.raises(ValueError, match="no score is defined"):
-        score(case(truth_of()), Guess("traffic", "y", rows, rows, rows))
+        score(case(truth_of()), Guess("mood", "y", rows, rows, rows))  # type: ignore[arg-type]
     assert score(case(truth_of()), guess_of(0)) == ()
 
 
