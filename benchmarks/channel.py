@@ -34,6 +34,7 @@ from benchmarks.transports import (
     Sealed,
     Tls,
     Transport,
+    fresh_peak,
     peak,
     tuned,
 )
@@ -174,7 +175,7 @@ class Near:
         """Peak bytes beyond one large message itself, of sender and receiver."""
         payload = memoryview(bytearray(length))
         self._order("swallow", name="sealed")
-        before = peak()
+        before = fresh_peak()
         self.transports["sealed"].send(payload)
         return peak() - before, self._answer()
 
@@ -198,8 +199,9 @@ def measure(*, quick: bool) -> dict[str, Any]:
             for row, size in SIZES.items():
                 table |= _size(near, row, size, rounds, volume)
             table["handshake, ms"] = _handshakes(near, rounds, 6 if quick else 15)
-            sender, receiver = near.extra_memory((256 << 20) if quick else (1 << 30))
-            table["extra memory, MiB"] = {"sender": sender / 2**20, "receiver": receiver / 2**20}
+            length = (256 << 20) if quick else (1 << 30)
+            sender, receiver = near.extra_memory(length)
+            table[f"extra memory of {length >> 20} MiB, MiB"] = {"sender": sender / 2**20, "receiver": receiver / 2**20}
         finally:
             near.close()
     with tempfile.TemporaryDirectory() as folder:
