@@ -70,7 +70,7 @@ class GradientDirection(Attack):
     batches: int = 1000
 
     def infer(self, view: View, *, coins: torch.Generator) -> Guess:
-        return _walk(view, self.column, self.batches, lambda g, hints: cosine(g, hints.mean(0)))
+        return _walk(view, self.column, self.batches, lambda g, hints, agreement: agreement)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class GradientHint(Attack):
     def infer(self, view: View, *, coins: torch.Generator) -> Guess:
         return _walk(view, self.column, self.batches, self._score)
 
-    def _score(self, g: Tensor, hints: Tensor) -> Tensor:
+    def _score(self, g: Tensor, hints: Tensor, agreement: Tensor) -> Tensor:
         if self.measure == "distance":
             return -torch.cdist(g, hints).min(1).values
         return g @ hints[hints.norm(dim=1).argmax()]
@@ -103,39 +103,47 @@ class GradientHint(Attack):
 
 def cosine(rows: Tensor, hint: Tensor) -> Tensor:
     """(rows,) cosine of each row with the hint."""
-    return normalize(rows, dim=1) @ normalize(hint, dim=0)
+    found: Tensor = (rows @ normalize(hint, dim=0)) / rows.norm(dim=1).clamp_min(1e-12)
+    return found
 
 
-def _walk(view: View, column: str | None, most: int, score: Callable[[Tensor, Tensor], Tensor]) -> Guess:
-    """Score every batch against the hints in it, else against those carried over from the batch next to it."""
+def _walk(view: View, column: str | None, most: int, score: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Guess:
+    """Score every batch against the hints in it, else against those carried over from the batch next to it.
+
+    score: of (gradients, hints, cosine of each gradient with the mean hint).
+    """
     column = secret_column(view, column)
     classes(view, column, exactly=2)
     found = gradients(view, column)
-    hinted = [i for i, batch in enumerate(found) if _positives(view, column, batch).any()]
+    positives = _positives(view, column, found)
+    hinted = [i for i, own in enumerate(positives) if own.any()]
     if not hinted:
         raise NotApplicable(f"no positive clue of {column!r} is among the rows whose gradients were seen")
-    found = spread(found, most, keep=hinted)
-    start = next(i for i, batch in enumerate(found) if _positives(view, column, batch).any())
+    if len(found) > most:
+        found = spread(found, most, keep=hinted)
+        positives = _positives(view, column, found)
+    start = next(i for i, own in enumerate(positives) if own.any())
     scores: dict[int, Tensor] = {}
     for path in (range(start, len(found)), range(start, -1, -1)):
         hints = torch.empty(0)
         for i in path:
             g = found[i].values()
-            own = _positives(view, column, found[i])
-            hints = g[own] if own.any() else hints
-            scores[i] = score(g, hints)
-            hints = _carried(g, hints)
+            hints = g[positives[i]] if positives[i].any() else hints
+            agreement = cosine(g, hints.mean(0))
+            scores[i] = score(g, hints, agreement)
+            hints = _carried(g, hints, agreement)
     guess = _guess(column, found, [scores[i] for i in range(len(found))], {"batches with a clue": len(hinted)})
     return untold(guess, view.clues)
 
 
-def _positives(view: View, column: str, batch: Batch) -> Tensor:
-    return told(view.clues, column, batch.cast, batch.position) == 1
+def _positives(view: View, column: str, found: list[Batch]) -> list[Tensor]:
+    """Which rows of each batch are known to be positive."""
+    cast, position = (torch.cat(rows) for rows in zip(*((b.cast, b.position) for b in found), strict=True))
+    return list((told(view.clues, column, cast, position) == 1).split([len(batch) for batch in found]))
 
 
-def _carried(g: Tensor, hints: Tensor) -> Tensor:
+def _carried(g: Tensor, hints: Tensor, agreement: Tensor) -> Tensor:
     """The 16 gradients that agree best with the hints: hints for the next batch. None agrees: the same hints again."""
-    agreement = cosine(g, hints.mean(0))
     best = agreement.topk(min(16, len(g))).indices
     best = best[agreement[best] > 0]
     return g[best] if len(best) else hints

@@ -39,8 +39,7 @@ class Batch:
 
     def values(self) -> Tensor:
         """(rows, d) float: each row's message, flattened, the edges side by side."""
-        edges = [torch.cat([_flat(record) for record in part]) for part in self.parts]
-        return torch.cat(edges, dim=1)
+        return _beside([_below([_flat(record) for record in part]) for part in self.parts])
 
     def steps(self) -> Tensor:
         """(rows,) the turn, repeated for every row."""
@@ -169,7 +168,15 @@ def _batch(view: View, parts: list[list[Record]]) -> Batch:
 
 def _flat(record: Record) -> Tensor:
     tensors = [t for t in record.tensors.values() if t.is_floating_point()]
-    return torch.cat([t.reshape(len(t), -1).float() for t in tensors], dim=1)
+    return _beside([t.reshape(len(t), -1).float() for t in tensors])
+
+
+def _beside(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, 1)
+
+
+def _below(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def _towards(view: View, column: str, kind: Kind, direction: Direction) -> set[str]:
