@@ -183,8 +183,6 @@ def _host(folder: str, count: str, place: str) -> None:
     run = _run("splitfed-v1", int(count))
     names = [name for name in run.file.parties if name != "server"][int(place) :: HOSTS]
     parties = _parties(run, names)
-    while not _listening():
-        time.sleep(0.05)
 
     def one(name: str) -> None:
         me, roster = _keys(folder, name)
@@ -197,15 +195,6 @@ def _host(folder: str, count: str, place: str) -> None:
         time.sleep(0.02)
     for thread in threads:
         thread.join()
-
-
-def _listening() -> bool:
-    host, _, port = os.environ["SCALE_ADDRESS"].rpartition(":")
-    try:
-        socket.create_connection((host, int(port))).close()
-    except OSError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

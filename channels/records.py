@@ -23,6 +23,7 @@ import ctypes
 import hmac
 import os
 import struct
+import threading
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ ALIGNMENT = 64
 PIECE, FEW = 1 << 18, 4  # bytes; records
 SMALL = 4096  # bytes of scratch to begin with
 SLACK = HEADER.size + 3 * TAG  # what sealing adds to a message of one record
-KEEP, KEEP_BYTES = 2, 16 << 20  # how many received buffers are kept for another use, and how large ones
+KEEP, KEEP_BYTES = 8, 16 << 20  # how many received buffers a process keeps for another use, and how large ones
 FREE = 3  # references to a kept buffer that nobody uses: ours, the loop's variable's, and the question's own
 
 
@@ -123,23 +124,30 @@ class Warm:
     """Memory for what is received: a buffer whose last holder has let go serves again, warm and already paged in.
 
     Whoever holds any view of a buffer, or an array over one, holds a reference to it, so one that only this object
-    refers to is free. Few and small enough ones are kept; all else is fresh.
+    refers to is free. Few and small enough ones are kept; all else is fresh. All channels of a process share one, so
+    that hundreds of them keep no more than a few do.
     """
 
     def __init__(self) -> None:
+        self._guard = threading.Lock()
         self._kept: list[tuple[np.ndarray[Any, Any], int, int]] = []  # buffer, where its aligned part starts, length
 
     def take(self, length: int) -> memoryview:
         """Writable memory of that length, not zeroed, starting at a multiple of 64 bytes."""
-        for raw, start, kept in self._kept:
-            if kept == length and getrefcount(raw) == FREE:
-                return raw.data[start : start + length]
+        with self._guard:
+            for raw, start, kept in self._kept:
+                if kept == length and getrefcount(raw) == FREE:
+                    return raw.data[start : start + length]
         raw = np.empty(length + ALIGNMENT, np.uint8)
         start = -ctypes.addressof(ctypes.c_char.from_buffer(raw.data)) % ALIGNMENT
         if length <= KEEP_BYTES:
-            self._kept.append((raw, start, length))
-            del self._kept[:-KEEP]
+            with self._guard:
+                self._kept.append((raw, start, length))
+                del self._kept[:-KEEP]
         return raw.data[start : start + length]
+
+
+WARM = Warm()
 
 
 def flat(buffer: Buffer) -> memoryview:
@@ -346,7 +354,7 @@ class Opener:
         self.keys, self.limits = keys, limits
         self._header = memoryview(bytearray(HEADER.size + keys.tag))
         self._plain = self._header[: HEADER.size]
-        self._warm = Warm()
+        self._warm = WARM
 
     def open(self) -> Generator[memoryview, None, Opened]:
         """One message: fill each memory yielded, entirely; the message is the generator's value. Raises as below."""

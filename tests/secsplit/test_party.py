@@ -130,7 +130,8 @@ def test_smashed_data_of_another_batch_size_is_refused() -> None:
         if recv is None:
             step = program.send(None)
         elif step.kind is Kind.CONTROL:
-            facts = {f"{s}-{w}": [v] for s in ("train", "test") for w, v in (("casts", 0), ("records", 24))}
+            told = {"casts": 0, "records": 24, "orders": 0}
+            facts = {f"{s}-{w}": [v] for s in ("train", "test") for w, v in told.items()}
             step = program.send(Message(Kind.CONTROL, step.edge, step.stamp, facts=facts))
         else:
             break
