@@ -7,6 +7,8 @@ every class, each class against the others is one trial of a row.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
@@ -41,36 +43,56 @@ class Roc(Frozen):
     points: tuple[RocPoint, ...]
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """scores: (n,), higher means positive; positive: (n,) bool; record: (n,) which unit each belongs to."""
+
+    scores: Tensor
+    positive: Tensor
+    record: Tensor
+    name: str
+
+
 def roc(case: Case, guess: Guess) -> Roc | None:
-    """Of a guess about a class; None where it does not rank, or where only one class is there."""
-    if guess.goal not in ("label", "attribute") or guess.scores is None or not case.truth.classes.get(guess.column):
+    """Of a guess that ranks, about a class or about who was trained on; None of others, and where one side is empty."""
+    if guess.scores is None or not len(guess.scores):
         return None
+    found = None
+    if guess.goal == "membership" and case.truth.candidates is not None:
+        member = case.truth.candidates[0][guess.position] >= 0
+        found = Ranked(guess.scores.double(), member, torch.arange(len(member)), "a record that was trained on")
+    elif guess.goal in ("label", "attribute", "traffic") and case.truth.classes.get(guess.column):
+        found = _by_class(case, guess)
+    if found is None or not 0 < int(found.positive.sum()) < len(found.positive):
+        return None
+    area = statistics.auc(found.scores, found.positive)
+    if guess.up_to_permutation and area < 0.5:
+        found, area = replace(found, scores=-found.scores), 1 - area
+    return _curve(found, area, coins=case.coins)
+
+
+def _by_class(case: Case, guess: Guess) -> Ranked | None:
     truth = case.truth.label(guess.column, guess.cast, guess.position).long()
-    if truth.ndim != 1 or not len(truth):
+    if truth.ndim != 1:
         return None
     guess, truth = kept(guess, truth >= 0), truth[truth >= 0]
     assert guess.scores is not None
     record = torch.stack([guess.cast, guess.position], 1).unique(dim=0, return_inverse=True)[1]
+    if not len(truth):
+        return None
     if guess.scores.ndim == 1:
         which = score_labels.positive_class(case, guess, truth)
-        scores, positive, name = guess.scores.double(), truth == which, f"{guess.column} = {which}"
-    else:
-        classes = guess.scores.shape[1]
-        scores = guess.scores.double().flatten()
-        positive = (truth[:, None] == torch.arange(classes)).flatten()
-        record, name = record.repeat_interleave(classes), f"the true {guess.column}, each class against the others"
-    area = statistics.auc(scores, positive)
-    if area != area:  # only one class
-        return None
-    if guess.up_to_permutation and area < 0.5:
-        scores, area = -scores, 1 - area
-    return _curve(scores, positive, record, name, area, coins=case.coins)
+        return Ranked(guess.scores.double(), truth == which, record, f"{guess.column} = {which}")
+    classes = guess.scores.shape[1]
+    positive = (truth[:, None] == torch.arange(classes)).flatten()
+    name = f"the true {guess.column}, each class against the others"
+    return Ranked(guess.scores.double().flatten(), positive, record.repeat_interleave(classes), name)
 
 
-def _curve(scores: Tensor, positive: Tensor, record: Tensor, name: str, area: float, *, coins: torch.Generator) -> Roc:
-    order = scores.argsort(descending=True)
-    ends = torch.cat([scores[order].diff() != 0, torch.tensor([True])])  # ties are one step
-    positive, record = positive[order], record[order]
+def _curve(ranked: Ranked, area: float, *, coins: torch.Generator) -> Roc:
+    order = ranked.scores.argsort(descending=True)
+    ends = torch.cat([ranked.scores[order].diff() != 0, torch.tensor([True])])  # ties are one step
+    positive, record = ranked.positive[order], ranked.record[order]
     n, negatives = int(record.max()) + 1, int((~positive).sum())
     rates = torch.tensor([rate for rate in RATES if rate * negatives >= 1], dtype=torch.float64)
     drawn = []
@@ -81,7 +103,7 @@ def _curve(scores: Tensor, positive: Tensor, record: Tensor, name: str, area: fl
     found = _rises(positive, torch.ones(len(positive), dtype=torch.float64), ends, rates)
     points = zip(rates.tolist(), found.tolist(), low.tolist(), high.tolist(), strict=True)
     return Roc(
-        positive=name, positives=int(positive.sum()), negatives=negatives, n=n, area=area,
+        positive=ranked.name, positives=int(positive.sum()), negatives=negatives, n=n, area=area,
         interval=f"bootstrap over records, {DRAWS} draws",
         points=tuple(RocPoint(fpr=f, tpr=t, low=min(lo, t), high=max(hi, t)) for f, t, lo, hi in points),
     )  # fmt: skip

@@ -21,6 +21,7 @@ def hazards(finished: Finished, audit: Audit, *, channel: Channel, sweep: SweepS
     labels = [c for c in topology.crossings if c.kind is Kind.LABELS]
     malicious = any(threat.behaviour == "malicious" for threat in audit.threats)
     together = any(len(threat.who) > 1 for threat in audit.threats)
+    members = any(cell.goal == "membership" and cell.status == "ran" for cell in audit.cells)
     traffic = any(cell.goal == "traffic" and cell.status == "ran" for cell in audit.cells)
     used = [each for each in channel.attacked if each.used]
     attacked = used if channel.encrypted else channel.attacked
@@ -82,6 +83,11 @@ def hazards(finished: Finished, audit: Audit, *, channel: Channel, sweep: SweepS
             state="assessed" if traffic else "open",
             text="tested by attack" if traffic
             else "not measured",
+        ),
+        Hazard(
+            id="membership", question="Can it be told who took part?", source=f"{ISO} clause 8",
+            state="assessed" if members else "open",
+            text="tested by attack" if members else "no attack on membership ran",
         ),
         Hazard(
             id="output", question="What does the trained network itself reveal to its users?", source=f"{ISO} clause 7",

@@ -15,8 +15,11 @@ def verdict_of(audit: Audit, found: tuple[Finding, ...], policy: Policy | None, 
     ran = [cell for cell in audit.cells if cell.status == "ran"]
     severe = sum(finding.severity in ("critical", "high") for finding in found)
     sentences = []
-    for goal, secret in (("label", "labels"), ("input", "records")):
+    asked = {cell.goal for cell in audit.cells}
+    for goal, secret in (("label", "labels"), ("input", "records"), ("membership", "who took part")):
         leak = worst(leak for leak in audit.leakages if leak.goal == goal)
+        if leak is None and goal == "membership" and goal not in asked:
+            continue  # the checklist says so
         if leak is None:
             sentences.append(f"No attack on {secret} gave a result, so nothing is known of them.")
         elif severity_of(leak) is None:

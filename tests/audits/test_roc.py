@@ -87,6 +87,16 @@ def test_which_side_is_positive_may_be_unknown() -> None:
     assert one.area == pytest.approx(other.area)
 
 
+def test_who_was_trained_on_is_ranked_too() -> None:
+    casts = torch.tensor([0, 0, -1, -1])
+    truth = Truth({0: {}}, {0: {}}, {}, {0: "here"}, False, candidates=(casts, torch.arange(4)))
+    rows = torch.arange(4)
+    guess = Guess("membership", "x", torch.zeros_like(rows), rows, rows - rows - 1, scores=torch.tensor([4.0, 2, 3, 1]))
+    found = roc(Case(truth, coins(), "toy", "server"), guess)
+    assert found is not None
+    assert (found.area, found.positives, found.negatives) == (0.75, 2, 2)
+
+
 def test_what_does_not_rank_has_no_curve() -> None:
     case, guess = ranked(50)
     assert roc(case, replace(guess, scores=None, labels=torch.zeros(50, dtype=torch.int64))) is None
