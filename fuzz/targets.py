@@ -1,4 +1,4 @@
-"""Fuzz targets for all that reads what a stranger wrote: `python -m fuzz handshake|records|files [options]`.
+"""Fuzz targets for all that reads what a stranger wrote: `python -m fuzz TARGET [options]`.
 
 Coverage-guided by atheris (the `fuzz` extra); options after the target's name are libFuzzer's, such as `-runs=100000`
 or `-max_total_time=600`. New inputs go to fuzz/corpus/TARGET, which is kept. Only the errors that each reader declares
@@ -10,14 +10,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
+from channels.circuit import HEAD, Router
+from channels.contact import Arriving, Receiving
 from channels.errors import ChannelError, KeyFileError
 from channels.handshake import NoiseIK
 from channels.identity import PublicIdentity
+from channels.invite import Invite, Invites
 from channels.meeting import Side
+from channels.onion import CELL
 from channels.pairs import fresh_sides
 from channels.primitives import CIPHERS
-from channels.records import Keys, Limits, Opener
+from channels.records import Frame, Keys, Limits, Opener
 from channels.roster import Roster
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -40,6 +45,50 @@ def handshake(data: bytes) -> None:
             raise AssertionError("a stranger was let in") from None
         except ChannelError:
             pass
+
+
+class AnyInvite:
+    """A book in which every number is an open invite: what lies behind that check is reached."""
+
+    def find(self, number: bytes) -> Invite:
+        """One and the same."""
+        return Invite("x", "-".join(["babab"] * 8), roles=(), expires=1 << 40, secret=bytes(32), guest="", address="")
+
+    def use(self, invite: Invite, newcomer: PublicIdentity) -> None:
+        """Nobody proves a key by chance."""
+        raise AssertionError("a stranger was let in")
+
+
+def contact(data: bytes) -> None:
+    """A host that awaits an invited newcomer hears these bytes; then, as if they answered it, a newcomer does."""
+    if not _sides:
+        _sides.extend(fresh_sides())
+    near, far = _sides
+    book = cast(Invites, AnyInvite())
+    for conversation in (Receiving(book).respond(far), Arriving(book.find(b"")).initiate(near)):
+        at, ask = 0, next(conversation)
+        try:
+            while at + ask.want <= len(data):
+                assert 0 <= ask.want <= 4096, "a stranger made us wait for much"
+                ask = conversation.send(data[at : at + ask.want])
+                at += ask.want
+        except StopIteration:
+            raise AssertionError("a stranger was let in") from None
+        except ChannelError:
+            pass
+
+
+def packets(data: bytes) -> None:
+    """An enrolled neighbour sends these as onion packets, one cell after the other."""
+    me = fresh_sides()[0].me
+    router = Router(me, {"x": lambda meta, cell: None}, accepts=True)
+    try:
+        for at in range(0, len(data), HEAD.size + CELL):
+            meta, cell = data[at : at + HEAD.size], data[at + HEAD.size : at + HEAD.size + CELL]
+            with contextlib.suppress(ChannelError):
+                router.receive("x", Frame(meta, memoryview(cell)))
+    finally:
+        router.close()
 
 
 class Transparent:
@@ -89,4 +138,10 @@ def files(data: bytes) -> None:
             read(text)
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"handshake": handshake, "records": records, "files": files}
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "handshake": handshake,
+    "contact": contact,
+    "records": records,
+    "packets": packets,
+    "files": files,
+}

@@ -87,8 +87,8 @@ def test_garbage_is_hung_up_on_without_a_word(host: Listener, kind: str, caplog:
     honest(host)
 
 
-def test_a_stranger_cannot_tell_why(host: Listener) -> None:
-    """An unknown key, a wrong responder key and nonsense end alike."""
+def test_a_stranger_cannot_tell_why(host: Listener, caplog: pytest.LogCaptureFixture) -> None:
+    """An unknown key, a wrong responder key and nonsense end alike, and leave one log line each."""
     known_wrongly = Roster.of([EVE.public, BEN.public], epoch=1, signer=EVE)
     first = next(NoiseIK().initiate(Side(EVE, known_wrongly, DIGEST), BEN.public)).say
     other = next(NoiseIK().initiate(Side(ANN, ROSTER, DIGEST), ANN.public)).say
@@ -98,6 +98,7 @@ def test_a_stranger_cannot_tell_why(host: Listener) -> None:
             sock.sendall(message)
             endings.add(said_before_closing(sock))
     assert endings == {b""}
+    assert len([record for record in caplog.records if record.name == "secsplit.channels"]) == 4
     with pytest.raises(HandshakeError, match="without a word") as caught:
         dial(host, EVE, known_wrongly)
     assert EVE.public.fingerprint in str(caught.value)

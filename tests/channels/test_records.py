@@ -309,12 +309,12 @@ def test_an_authentic_but_absurd_header_allocates_nothing(
     keys, (_, opener) = Keys(CIPHERS["AESGCM"], KEY), ends()
     wire = bytearray(HEAD)
     keys.seal(header, memoryview(wire))
-    monkeypatch.setattr(records, "aligned", refuse_to_allocate)
+    monkeypatch.setattr(records.Warm, "take", refuse_to_allocate)
     with pytest.raises(error):
         opened(opener, bytes(wire))
 
 
-def refuse_to_allocate(length: int) -> memoryview:
+def refuse_to_allocate(_: object, length: int) -> memoryview:
     raise AssertionError(f"{length} bytes asked for")
 
 
