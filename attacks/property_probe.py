@@ -97,5 +97,7 @@ def attribute(view: View, column: str | None) -> str:
     if column is None and secret:
         return secret[0]
     if column not in secret:
-        raise NotApplicable(f"there is no attribute {column or ''!r} that it does not hold or was not sent")
+        raise NotApplicable(
+            f"there is no attribute {repr(column) + ' ' if column else ''}that it was neither given nor sent"
+        )
     return column
