@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audits.tables import progress, show, show_matrix, show_settings
+from audits.tables import progress, show, show_matrix, show_outcome, show_settings
 from secsplit.commands.console import Json, Out, Overrides, result, result_json, say
 
 if TYPE_CHECKING:
@@ -271,9 +271,10 @@ def gate(
         result_json({"policy": rules.name, "passed": passed(outcomes), "rules": [o.model_dump() for o in outcomes]})
     else:
         for outcome in outcomes:
-            result(f"{outcome.state}  {outcome.id}: {outcome.text}")
+            show_outcome(outcome)
         failed = sum(outcome.state == "fail" for outcome in outcomes)
         result(f"{'passed' if passed(outcomes) else 'failed'}: {failed} of {len(outcomes)} rules fail")
+        say(f"every reason: {folder / 'gate.sarif'} and {folder / 'gate.junit.xml'}")
     if not passed(outcomes):
         raise typer.Exit(1)
 

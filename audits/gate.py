@@ -39,7 +39,7 @@ from secsplit.rundir import RunDir
 
 
 class Outcome(Frozen):
-    """One rule and what became of it. found: the figure that decided; evidence: JSON pointers into audit.json."""
+    """One rule and what became of it. reasons: what decided; evidence: where that is, JSON pointers into audit.json."""
 
     id: str
     asks: str
@@ -47,6 +47,7 @@ class Outcome(Frozen):
     severity: Severity
     text: str
     remedy: str
+    reasons: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
 
 
@@ -117,9 +118,10 @@ def _judge(rule: AnyRule, evidence: Evidence) -> Outcome:
     found = list(problems)
     failed = [(text, at) for ok, text, at in found if not ok]
     decided = failed or [(text, at) for _, text, at in found]
+    reasons = tuple(dict.fromkeys(text for text, _ in decided))
     return Outcome(
         id=rule.id, asks=rule.asks, state="fail" if failed else "pass", severity=rule.severity, remedy=rule.remedy,
-        text="; ".join(dict.fromkeys(text for text, _ in decided)) or "nothing to object to",
+        text="; ".join(reasons) or "nothing to object to", reasons=reasons,
         evidence=tuple(dict.fromkeys(at for _, at in decided if at)),
     )  # fmt: skip
 

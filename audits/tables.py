@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from audits.frontier import OverSeeds, Setting
+    from audits.gate import Outcome
     from audits.matrix import Matrix, Square
     from audits.privacy import Audit
 
+REASONS = 4  # of a rule, before the rest is only counted
 Tell = Callable[[int, int, str], None]
 
 
@@ -44,6 +46,20 @@ def show(found: Audit) -> None:
     idle = sum(cell.status == "not applicable" for cell in found.cells)
     print_table(table)
     say(f"{len(found.cells)} combinations of attack and adversary, {idle} not applicable")
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """A rule, the first reasons that decided, how many more there are, and what to do about it."""
+    result(f"{outcome.state}  {outcome.id}: {outcome.asks}")
+    if outcome.state == "pass":
+        result(f"      {outcome.text}")
+        return
+    for reason in outcome.reasons[:REASONS]:
+        result(f"      {reason}")
+    if len(outcome.reasons) > REASONS:
+        result(f"      and {len(outcome.reasons) - REASONS} more")
+    if outcome.remedy:
+        result(f"      remedy: {outcome.remedy}")
 
 
 def show_settings(found: Sequence[Setting]) -> None:
