@@ -7,9 +7,11 @@ re-identification, one in the pool; p-values are paired, record by record, again
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from scipy import stats
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from attacks.base import Guess
@@ -37,11 +39,29 @@ def scored(case: Case, guess: Guess) -> tuple[Leakage, ...]:
 
 def evaluated(case: Case, guess: Guess) -> Guess:
     """The rows that are scored: at most EVALUATED records a cast, the same for every attack."""
+    guess = untangled(case, guess)
     keep = torch.zeros(len(guess.position), dtype=torch.bool)
     for cast in guess.cast.unique().tolist():
         rows = chosen(len(case.truth.inputs[cast][guess.column]), EVALUATED)
         keep |= (guess.cast == cast) & torch.isin(guess.position, rows)
     return kept(guess, keep)
+
+
+def untangled(case: Case, guess: Guess) -> Guess:
+    """Where it is not known which row of a step is which: each row with the guess that fits, at least squares in all.
+
+    The attack on noise is untangled alike, so that what the matching gives away for nothing is in its chance level.
+    """
+    if not guess.up_to_permutation or guess.inputs is None or not len(guess.position):
+        return guess
+    inputs = guess.inputs.clone()
+    truth = case.truth.input(guess.column, guess.cast, guess.position).flatten(1).double()
+    for cast, step in dict.fromkeys(zip(guess.cast.tolist(), guess.step.tolist(), strict=True)):
+        rows = ((guess.cast == cast) & (guess.step == step)).nonzero().flatten()
+        costs = torch.cdist(truth[rows], guess.inputs[rows].flatten(1).double()).square()
+        true, found = linear_sum_assignment(costs.numpy())
+        inputs[rows[torch.as_tensor(true)]] = guess.inputs[rows[torch.as_tensor(found)]]
+    return replace(guess, inputs=inputs, up_to_permutation=False)
 
 
 def figures(case: Case, guess: Guess) -> dict[str, Tensor]:
