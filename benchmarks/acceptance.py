@@ -276,16 +276,16 @@ def from_logits(victim: runs.Victim) -> Tensor:
 def equality(seed: int, clock: Clock) -> Iterator[Figure]:
     digits = datasets.load(DataSpec(name="digits"))
     began = time.process_time()
-    yield Figure("9 hidden features: MSE", test_feature_inference.errors(solved(digits, 9))[0], high=1e-12)
-    error, mean = test_feature_inference.errors(solved(digits, 20))
+    yield Figure("9 hidden features: MSE", test_feature_inference.errors(solved(digits, 9, seed))[0], high=1e-12)
+    error, mean = test_feature_inference.errors(solved(digits, 20, seed))
     yield Figure("20 hidden features: MSE over the mean's", error / mean, 1.0)
-    rounded = test_feature_inference.errors(solved(digits, 9, decimals=2))[0]
+    rounded = test_feature_inference.errors(solved(digits, 9, seed, decimals=2))[0]
     yield Figure("confidences to 2 decimals: MSE", rounded, 0.1)
     clock.dearest = time.process_time() - began
 
 
-def solved(digits: Dataset, hidden: int, decimals: int | None = None) -> Victim:
-    return test_feature_inference.victim(digits, hidden, decimals=decimals)
+def solved(digits: Dataset, hidden: int, seed: int, decimals: int | None = None) -> Victim:
+    return test_feature_inference.victim(digits, hidden, decimals=decimals, seed=seed)
 
 
 def probe(seed: int, clock: Clock) -> Iterator[Figure]:

@@ -23,16 +23,16 @@ CONFIDENCES = Topology(
 AUX = frozenset({Knows.WEIGHTS, Knows.AUX})
 
 
-def victim(digits: Dataset, hidden: int, *, decimals: int | None = None) -> Victim:
+def victim(digits: Dataset, hidden: int, *, decimals: int | None = None, seed: int = 0) -> Victim:
     """Logistic regression on digits, in double precision; the last epoch answers with final weights."""
 
     def split(r: Records) -> Records:
         x = r.inputs["x"].flatten(1).double()
-        order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
+        order = torch.randperm(64, generator=torch.Generator().manual_seed(1 + seed))
         return Records({"mine": x[:, order[hidden:]], "theirs": x[:, order[:hidden]]}, r.labels, r.ids)
 
     data = Dataset(digits.name, split(digits.train), split(digits.test), digits.classes, digits.card)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     models = {"mine": nn.Linear(64 - hidden, 10).double(), "theirs": nn.Linear(hidden, 10).double(),
               "sum": nn.LogSoftmax(1)}  # fmt: skip
     trained = train(CONFIDENCES, data, models, epochs=4, batch=64, lr=1e-2, record=False)
