@@ -8,6 +8,7 @@ gives no formal guarantee says so (`guarantee`), and no release of its own is ev
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, overload
 
@@ -163,6 +164,12 @@ class Defenses(Sequence[Defense]):
     def __getitem__(self, index: slice) -> tuple[Defense, ...]: ...
     def __getitem__(self, index: int | slice) -> Defense | tuple[Defense, ...]:
         return self._members[index]
+
+    def and_last(self, member: Defense) -> Defenses:
+        """These, and one more that acts after them; nothing is prepared anew."""
+        made = copy(self)
+        made._members = (*self._members, member)
+        return made
 
     def prepare(self, host: Host) -> None:
         """Let each defense see its party, in order; note which segments learn, and from whose records."""
