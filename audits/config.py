@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from secsplit.config import Strict, explain
 from secsplit.errors import RunError
+from secsplit.method import AGGREGATOR
 from secsplit.run import Run
 from secsplit.threat import Behaviour, Knows, Threat
 from secsplit.topology import Topology
@@ -57,14 +58,18 @@ class AuditSpec(Strict):
     gallery: Annotated[int, Field(ge=0, le=64)] = 8
     reveal: bool = False
 
-    def adversaries(self, topology: Topology, *, active: bool = False) -> tuple[Threat, ...]:
-        """The threats asked for, else every role by itself and a wiretap. active: every role in malice too."""
+    def adversaries(self, topology: Topology, *, active: bool = False, averaged: bool = False) -> tuple[Threat, ...]:
+        """The threats asked for, else every role by itself and a wiretap. active: every role in malice too.
+
+        averaged: somebody averages the clients' weights, and so has them.
+        """
         if self.threats:
             return tuple(spec.build(name) for name, spec in self.threats.items())
         involved = dict.fromkeys(role for c in topology.crossings for role in (c.sender, c.receiver))
         roles = [role for role in topology.roles if role in involved]
         ways: tuple[Behaviour, ...] = ("curious", "malicious") if active else ("curious",)
-        return (*(Threat(f"{way} {role}", (role,), way, ASSUMED) for way in ways for role in roles),
+        averaging = (Threat("curious aggregator", (AGGREGATOR,), "curious", ASSUMED | {Knows.WEIGHTS}),) * averaged
+        return (*(Threat(f"{way} {role}", (role,), way, ASSUMED) for way in ways for role in roles), *averaging,
                 Threat("wiretap", (), "wiretap", OUTSIDE, clues=20))  # fmt: skip
 
 

@@ -34,6 +34,7 @@ from audits.policy import (
 from audits.privacy import Audit, Cell, chosen
 from audits.spent import Spent, spent
 from audits.utility import utilities
+from secsplit.method import AGGREGATOR
 from secsplit.run import Run
 from secsplit.rundir import RunDir
 
@@ -72,7 +73,11 @@ class Evidence:
         """(attack, threat): every cell that the run's [audit] table asks for."""
         spec = audit_spec(self.run)
         attacks = chosen(spec)
-        threats = spec.adversaries(self.run.topology, active=any(attack.needs.active for attack in attacks))
+        threats = spec.adversaries(
+            self.run.topology,
+            active=any(attack.needs.active for attack in attacks),
+            averaged=bool(self.run.parties(AGGREGATOR)),
+        )
         return tuple((attack.name, threat.name) for threat in threats for attack in attacks)
 
     @cached_property

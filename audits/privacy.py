@@ -37,6 +37,7 @@ from audits.truth import Truth
 from audits.views import empty_handed, view_of
 from secsplit import __version__
 from secsplit.errors import RunError, nearest
+from secsplit.method import AGGREGATOR
 from secsplit.rundir import write_atomically
 from secsplit.schedule import derive
 from secsplit.threat import Behaviour, Threat, View
@@ -147,7 +148,11 @@ def audit(
     Raises RunError where there is nothing to run.
     """
     attacks = chosen(spec) if attacks is None else attacks
-    threats = spec.adversaries(finished.run.topology, active=any(each.needs.active for each in attacks))
+    threats = spec.adversaries(
+        finished.run.topology,
+        active=any(each.needs.active for each in attacks),
+        averaged=bool(finished.run.parties(AGGREGATOR)),
+    )
     auditor = _Auditor(finished, spec, shelf)
     return audit_of(
         auditor, threats, attacks, tell, digest=finished.run.digest().hex(), evidence=finished.fingerprint,

@@ -60,7 +60,8 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
         "parties": {"hospital": {"role": "client"}, "clinic": {"role": "client"}, "average": {"role": "aggregator"}},
     },
     "large batch": {
-        "data": SMALL, "topology": {"name": "whole"}, "method": {"name": "large-batch"}, "model": MLP,
+        "data": {**SMALL, "limit": 16}, "train": {"seed": 1, "epochs": 1, "batch_size": 1}, "model": MLP,
+        "topology": {"name": "whole"}, "method": {"name": "large-batch"},
         "parties": {"hospital": {"role": "client"}, "clinic": {"role": "client"}, "average": {"role": "aggregator"}},
     },
 }  # fmt: skip
@@ -82,7 +83,8 @@ def quick(name: str) -> Attack:
 
 
 def adversaries(finished: Finished) -> Iterator[Threat]:
-    for role, behaviour in product(finished.run.topology.roles, ("curious", "malicious")):
+    averaging = ["aggregator"] if finished.run.parties("aggregator") else []
+    for role, behaviour in product([*finished.run.topology.roles, *averaging], ("curious", "malicious")):
         yield Threat(f"{behaviour} {role}", (role,), behaviour, frozenset(Knows), clues=3, pairs=10)  # type: ignore[arg-type]
     yield Threat("wiretap", (), "wiretap", frozenset(Knows), clues=3)
 
