@@ -8,8 +8,10 @@ handshake and sealed records run over it: the ends authenticate each other as on
     client:  wire = router.dial([left, ..., server]); SealedChannel(wire, converse(wire, NOISE_IK.initiate(...), ...))
     server:  wire = router.accept(timeout); SealedChannel(wire, converse(wire, NOISE_IK.respond(...), ...))
 
-Packets leave from a thread of their own, in the order they were made; a reader that outruns it waits. The first hop
-sees who builds circuits, every hop sees when cells pass and how many: see the limits in `onion`.
+Packets leave from a thread of their own, in the order they were made. Who speaks here waits while many wait to leave;
+what is passed on for others never waits, for two hops that did could wait for each other for ever: a circuit that
+outruns its hops is torn down. So circuits carry labels and control; tensors go from neighbour to neighbour. The first
+hop sees who builds circuits, every hop sees when cells pass and how many: see the limits in `onion`.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ log = logging.getLogger("secsplit.channels")
 
 MARK = b"\0onion"
 HEAD = struct.Struct(f">{len(MARK)}sIB")  # mark, circuit, kind
-WAITING = 1024  # packets that may wait to leave: 4 MiB
+WAITING = 1024  # packets waiting to leave from which on who speaks here waits: 4 MiB
+MOST = 16 * WAITING  # from which on whatever circuit would pass more is torn down
 PIECE = 1 << 16  # bytes of a stream in one onion message
 UNREAD = 1 << 22  # bytes that may wait to be read at an end of a circuit
 HOP_SECONDS = 10.0  # for one hop's handshake, through the hops before it
@@ -97,7 +100,8 @@ class Router:
         self._ended_here: dict[tuple[str, int], CircuitWire] = {}
         self._arrivals: queue.SimpleQueue[CircuitWire] = queue.SimpleQueue()
         self._changed = threading.Condition()  # guards all above; packets are queued in the order they are made
-        self._leaving: queue.Queue[Packet | None] = queue.Queue(WAITING)
+        self._leaving: queue.SimpleQueue[Packet | None] = queue.SimpleQueue()
+        self._left = threading.Condition()
         self._sender = threading.Thread(target=self._send_all, name=f"onion {me.public.name}", daemon=True)
         self._sender.start()
 
@@ -113,7 +117,8 @@ class Router:
             if link in self._dialled:
                 inward = self._answered(link, packet)
             else:
-                self._leave(self._relay.receive(packet))
+                full = self._leaving.qsize() >= MOST
+                self._leave(self._relay.end(link) if full else self._relay.receive(packet))
                 inward = self._delivered()
             self._changed.notify_all()
         for wire, message in inward:  # not under the lock: a slow reader must not stop the others
@@ -202,6 +207,7 @@ class Router:
         return wire
 
     def _say(self, client: Client, said: bytes) -> None:
+        self._await_room()
         with self._changed:
             try:
                 self._leave(client.send(said))
@@ -209,6 +215,7 @@ class Router:
                 raise Truncated("the circuit is gone", fault="network") from None
 
     def _reply(self, origin: tuple[str, int], said: bytes) -> None:
+        self._await_room()
         with self._changed:
             if not self._relay.knows(origin):
                 raise Truncated("the circuit is gone", fault="network")
@@ -227,8 +234,16 @@ class Router:
         for packet in packets:
             self._leaving.put(packet)
 
+    def _await_room(self) -> None:
+        """Not under the lock, which those need who make room."""
+        with self._left:
+            if not self._left.wait_for(lambda: self._leaving.qsize() < WAITING, STALL):
+                raise DeadlineExceeded(f"no packet left for {STALL:g} s")
+
     def _send_all(self) -> None:
         while (packet := self._leaving.get()) is not None:
+            with self._left:
+                self._left.notify_all()
             meta = HEAD.pack(MARK, packet.circuit, packet.kind)
             with contextlib.suppress(ChannelError, KeyError):  # a neighbour that is gone is named by its own reader
                 self._neighbours[packet.neighbour](meta, packet.cell)

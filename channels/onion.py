@@ -322,9 +322,9 @@ class Relay:
         """Whether that circuit is still there."""
         return origin in self._passages
 
-    def end(self, origin: tuple[str, int]) -> list[Packet]:
-        """The packets that tear a circuit down, both ways."""
-        return self._destroy(origin) if origin in self._passages else []
+    def end(self, link: tuple[str, int]) -> list[Packet]:
+        """The packets that tear the circuit of that link down, both ways."""
+        return self._destroy(link) if link in self._passages or link in self._onward else []
 
     def lost(self, neighbour: str) -> list[Packet]:
         """The packets that tear down every circuit through a neighbour that is gone, away from it."""

@@ -17,6 +17,7 @@ from channels import (
     Roster,
     SealedChannel,
     Truncated,
+    circuit,
     socketpair_pair,
 )
 from channels.channel import Channel
@@ -162,6 +163,17 @@ def test_a_hop_that_goes_away_is_noticed_at_both_ends(three: Row) -> None:
     for channel in (near, far):
         with pytest.raises(Truncated):
             channel.recv(5)
+
+
+def test_a_circuit_that_outruns_its_hops_is_torn_down(three: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hop keeps so many packets and no more, whatever its neighbours send."""
+    near, far = three.meet()
+    monkeypatch.setattr(circuit, "MOST", 0)
+    near.send(b"more than they can carry")
+    for channel in (near, far):
+        with pytest.raises(Truncated):
+            channel.recv(5)
+    assert all(router.drain(5) for router in three.routers.values())
 
 
 def test_a_party_that_takes_no_circuits_ends_them(three: Row) -> None:

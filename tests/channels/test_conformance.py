@@ -2,12 +2,26 @@
 
 import contextlib
 import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from channels import Channel, Frame, Identity, Limits, Listener, Roster, connect, memory_pair, socketpair_pair
+from channels import (
+    Channel,
+    Frame,
+    Identity,
+    Limits,
+    Listener,
+    Roster,
+    SealedChannel,
+    connect,
+    memory_pair,
+    socketpair_pair,
+)
+from channels.circuit import Router
 from channels.conformance import CHECKS, check_channel
+from channels.dial import NOISE_IK, converse
 from channels.handshake import NoiseIK
 from channels.meeting import Handshake
 from channels.pairs import fresh_sides, meet
@@ -72,6 +86,44 @@ def test_conforms_over_tcp() -> None:
 
 def test_conforms_over_tcp_with_the_classical_suite_where_policy_allows_it() -> None:
     with over_tcp(NoiseIK((IK_AESGCM_CLASSICAL,))) as make:
+        check_channel(make)
+
+
+@contextlib.contextmanager
+def by_circuit() -> Iterator[MakePair]:
+    """Over an onion circuit of two hops, whose packets are handed from router to router."""
+    near, far = fresh_sides()
+    routers: dict[str, Router] = {}
+
+    def towards(receiver: str, sender: str) -> Callable[..., None]:
+        return lambda meta, cell: routers[receiver].receive(sender, Frame(meta, memoryview(cell)))
+
+    hop = Identity.generate("hop")
+    routers["left"] = Router(near.me, {"hop": towards("hop", "left")})
+    routers["hop"] = Router(hop, {"left": towards("left", "hop"), "right": towards("right", "hop")})
+    routers["right"] = Router(far.me, {"hop": towards("hop", "right")}, accepts=True)
+
+    def make() -> tuple[Channel, Channel]:
+        met: list[Channel] = []
+
+        def answer() -> None:
+            wire = routers["right"].accept(10)
+            met.append(SealedChannel(wire, converse(wire, NOISE_IK.respond(far), None)))
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        wire = routers["left"].dial([hop.public, far.me.public])
+        agreed = converse(wire, NOISE_IK.initiate(near, far.me.public), None)
+        answering.join()
+        return SealedChannel(wire, agreed), met[0]
+
+    yield make
+    for router in routers.values():
+        router.close()
+
+
+def test_conforms_by_an_onion_circuit() -> None:
+    with by_circuit() as make:
         check_channel(make)
 
 
