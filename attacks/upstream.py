@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks.base import NotApplicable
 from attacks.observed import joined
@@ -59,6 +59,8 @@ class Upstream:
 def above(view: View, *, edge: str | None = None, kind: Kind = Kind.SMASHED) -> Upstream:
     """The private part above `edge`, or above the shallowest edge on which the coalition receives such messages.
 
+    What comes from the coalition's own roles comes last: a colluding client's records are no secret to it.
+
     Raises NotApplicable where it receives none, or none on the edge asked for.
     """
     edges = view.edges(kind)
@@ -66,7 +68,8 @@ def above(view: View, *, edge: str | None = None, kind: Kind = Kind.SMASHED) -> 
         raise NotApplicable(f"{' + '.join(view.roles) or 'a wiretap'} was sent no {kind} message")
     if edge is not None and edge not in edges:
         raise NotApplicable(f"no {kind} message on edge {edge!r}; there are some on {', '.join(edges)}")
-    ups = [Upstream(view.topology, name) for name in ([edge] if edge else edges)]
+    strange = [name for name in edges if view.topology[name.split("->")[0]].role not in view.roles]
+    ups = [Upstream(view.topology, name) for name in ([edge] if edge else strange or edges)]
     return min(ups, key=lambda up: len(up.segments))
 
 
@@ -78,22 +81,45 @@ def column_of(up: Upstream, column: str | None) -> str:
 
 
 def known_networks(view: View, up: Upstream, *, query: bool = True) -> dict[str, Network]:
-    """segment -> network, for those above that the coalition holds, knows the weights of, or (query) may query."""
+    """segment -> network, for those above that the coalition holds, knows or was sent the weights of, or may query.
+
+    query: whether those that can only be queried are among them.
+    """
     known: dict[str, Network] = {}
     for segment in up.segments:
         if view.models.get(segment.name):
             known[segment.name] = view.models[segment.name][-1].make().eval().requires_grad_(False)
         elif segment.name in view.weights:
             known[segment.name] = view.weights[segment.name]().eval().requires_grad_(False)
+        elif (given := given_weights(view, segment)) is not None:
+            known[segment.name] = given
         elif query and segment.name in view.query:
             known[segment.name] = view.query[segment.name]
     return known
+
+
+def given_weights(view: View, segment: Segment) -> nn.Module | None:
+    """A segment with the last weights that a client gave to be averaged or handed over; None where none were seen."""
+    if segment.name not in view.architecture:
+        return None
+    net, prefix = view.architecture[segment.name]().eval().requires_grad_(False), f"{segment.name}."
+    last: dict[str, Tensor] = {}
+    for record in view.records(Kind.WEIGHTS, edge=segment.role):
+        if any(name.startswith(prefix) for name in record.shapes):
+            last = dict(record.tensors)
+    weights = {name.removeprefix(prefix): t for name, t in last.items() if name.startswith(prefix)}
+    if weights.keys() != net.state_dict().keys():
+        return None
+    net.load_state_dict(weights)
+    return net
 
 
 def network_missing(topology: Topology, threat: Threat, grants: set[Knows]) -> str | None:
     """Why the adversary cannot run the segments above an edge: no such grant, and it does not hold them all itself."""
     if grants & threat.knows or held_above(topology, threat):
         return None
+    if Knows.ARCHITECTURE in threat.knows:
+        return None  # a method may have clients send their weights: the messages will tell
     wanted = " or ".join(repr(str(known)) for known in sorted(grants))
     return f"it needs {wanted} of the segments above, which {threat.name!r} does not have"
 

@@ -57,3 +57,58 @@ def test_without_the_server_it_sees_no_smashed_data(handed) -> None:
 def test_a_party_that_is_not_there_is_named(handed) -> None:
     with pytest.raises(RunError, match="no party 'hospital-z' of client here"):
         view_of(handed, Threat("t", ("client",), parties=("hospital-z",)))
+
+
+def test_whoever_averages_reads_through_the_weights_it_was_given(tmp_path_factory: pytest.TempPathFactory) -> None:
+    averaged = trained(tmp_path_factory.mktemp("averaged"), model=LENET, method={"name": "splitfed-v1"})
+    knows = frozenset({Knows.ARCHITECTURE})
+    spec = AuditSpec(threats={"server": ThreatSpec(who=("server",), knows=knows)}, control=False, gallery=0)
+    (cell,) = audit(averaged, spec, attacks=[WhiteBox(rows=40)]).cells
+    assert cell.status == "ran", cell.because
+    assert next(leak.value for leak in cell.leakages if leak.metric == "re-identification") > 0.6
+
+
+def test_where_no_weights_are_sent_it_says_so(finished) -> None:
+    knows = frozenset({Knows.ARCHITECTURE})
+    spec = AuditSpec(threats={"server": ThreatSpec(who=("server",), knows=knows)}, control=False, gallery=0)
+    (cell,) = audit(finished, spec, attacks=[WhiteBox(rows=40)]).cells
+    assert cell.status == "not applicable"
+    assert "does not know the weights of bottom" in cell.because
+
+
+HALVES = {"x1": "left", "x2": "right"}
+EXTENDED = {"west": {"role": "client-1"}, "east": {"role": "client-2"}, "trust": {"role": "intermediate"}}
+CHAIN = {"clinic": {"role": "client-1"}, "relay-1": {"role": "client-2"}, "relay-2": {"role": "client-3"}}
+SERVER = {"compute": {"role": "server"}}
+
+
+@pytest.mark.parametrize(
+    ("topology", "data", "parties", "who", "column", "least"),
+    [
+        ("extended_vanilla", {"modalities": HALVES}, EXTENDED, ("intermediate",), "x1", 0.5),
+        ("extended_vanilla", {"modalities": HALVES}, EXTENDED, ("client-1", "intermediate"), "x2", 0.5),
+        ("extended_vanilla", {"modalities": HALVES}, EXTENDED, ("server",), "x1", 0.01),
+        ("multi_hop", {}, CHAIN, ("client-2",), "x", 0.5),
+        ("multi_hop", {}, CHAIN, ("server",), "x", 0.01),
+        ("multi_hop", {}, CHAIN, ("client-2", "server"), "x", 0.5),
+    ],
+    ids=["intermediate", "client with intermediate", "server behind it", "a hop", "server", "a hop with the server"],
+)
+def test_every_place_in_a_chain_reads_what_it_is_sent(
+    topology, data, parties, who, column, least, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Chance is one in 240. A client in league is asked about the others' records."""
+    run = trained(
+        tmp_path_factory.mktemp("chain"),
+        topology={"name": topology},
+        model={"name": "mlp", **({"widths": (48, 32, 24)} if topology == "multi_hop" else {})},
+        data={"name": "digits", "limit": 240, "limit_test": 120, **data},
+        parties={**parties, **SERVER},
+    )
+    knows = frozenset({Knows.AUX, Knows.QUERY})
+    spec = AuditSpec(threats={"t": ThreatSpec(who=who, knows=knows)}, control=False, gallery=0)
+    (cell,) = audit(run, spec, attacks=[InverseNetwork()]).cells
+    assert cell.status == "ran", cell.because
+    again = next(leak for leak in cell.leakages if leak.metric == "re-identification")
+    assert again.column == column
+    assert again.value > least
