@@ -19,6 +19,15 @@ from secsplit.commands.console import Json, progress, result, result_json, say
 RUN_FILE = Path(__file__).parent / "demo.toml"
 
 
+WRITTEN = {
+    "report.html": "the report, to open in a browser",
+    "report.json": "the same for programs",
+    "report.schema.json": "its schema",
+    "MODEL_CARD.md": "a model card",
+    "dpia.md": "fields of an impact assessment",
+}
+
+
 def register(app: typer.Typer) -> None:
     app.command("demo")(demo)
 
@@ -54,5 +63,5 @@ def demo(
     show(found)
     result("")
     for file in files:
-        result(f"{file.suffix.removeprefix('.')} report: {file}")
+        result(f"{WRITTEN.get(file.name, 'written')}: {file}")
     say(f"done in {time.monotonic() - began:.0f} seconds; a failed attack is not evidence of safety")
