@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from attacks.base import NotApplicable
+from attacks.conformance import check_attack
 from attacks.feature_space_hijacking import FeatureSpaceHijacking, critic, encoder, inverse_of
 from audits import images
 from audits.config import AuditSpec, ThreatSpec
@@ -21,10 +22,11 @@ from secsplit.links import ChannelInbox, ChannelLink
 from secsplit.message import Kind
 from secsplit.run import Run
 from secsplit.runfile import parse
-from secsplit.threat import Knows, Threat
+from secsplit.threat import Knows, Threat, View
 from secsplit.topologies import named
 from secsplit.training import train_simulated
 from secsplit.transcript import Transcript
+from tests.attacks import runs
 
 QUICK = FeatureSpaceHijacking(pretraining=100, rows=300, lr=1e-3)
 SERVER = Threat("server", ("server",), "malicious", frozenset({Knows.AUX, Knows.ARCHITECTURE}))
@@ -36,7 +38,6 @@ def run_of(**tables) -> Run:
             {
                 "topology": {"name": "vanilla"},
                 "model": {"name": "lenet", "cut": ["relu1"]},
-                "optimizer": {"lr": 0.005},
                 "data": {"name": "digits"},
                 "train": {"seed": 1, "epochs": 4, "batch_size": 64},
                 "parties": {"hospital": {"role": "client"}, "compute": {"role": "server"}},
@@ -73,7 +74,7 @@ def figures(finished: Finished, attack: FeatureSpaceHijacking, threat: Threat = 
 
 
 def test_a_hijacked_run_is_read_and_an_honest_one_is_not() -> None:
-    run = run_of()
+    run = run_of(optimizer={"lr": 0.005})
     mse, _, again = figures(hijacked(run, QUICK), QUICK)
     honest = untrained(run)
     simulate(parties_of(run), transcripts=honest.transcripts)
@@ -85,7 +86,7 @@ def test_a_hijacked_run_is_read_and_an_honest_one_is_not() -> None:
 
 @pytest.mark.slow
 def test_the_audit_rehearses_it_and_on_noise_it_finds_nobody(tmp_path) -> None:
-    run = run_of(train={"seed": 1, "epochs": 8, "batch_size": 64})
+    run = run_of(optimizer={"lr": 0.005}, train={"seed": 1, "epochs": 8, "batch_size": 64})
     train_simulated(run, tmp_path / "run", lambda party, news: None)
     spec = AuditSpec(threats={"m": ThreatSpec(who=("server",), behaviour="malicious", knows=SERVER.knows)}, gallery=0)
     attack = FeatureSpaceHijacking(pretraining=150, rows=300, lr=1e-3)
@@ -159,6 +160,20 @@ def test_it_needs_records_of_the_domain_and_an_edge() -> None:
         assert QUICK.why_not(named(topology), Threat("t", (role,), "malicious", SERVER.knows)) is None
 
 
+def test_it_keeps_to_the_contract() -> None:
+    def make_view(poisoned: bool) -> View:
+        victim = runs.small(steps=20)
+        _, _, x, y = runs.digits()
+        view = victim.view("server", aux=({"x": x}, {"y": y}), knows={Knows.ARCHITECTURE})
+        if poisoned:  # the client's own records and weights, which no view holds
+            victim.inputs = {"x": torch.full_like(victim.inputs["x"], 7.0)}
+            for p in victim.nets["bottom"].parameters():
+                p.data.fill_(7.0)
+        return view
+
+    check_attack(FeatureSpaceHijacking(pretraining=3, rows=20), make_view)
+
+
 @pytest.mark.parametrize(
     ("record", "features"),
     [((1, 28, 28), (8, 12, 12)), ((3, 17, 30), (5, 6, 9)), ((1, 8, 8), (40,)), ((20,), (7,)), ((1, 8, 8), (4, 8, 8))],
@@ -178,7 +193,6 @@ def test_set_up_s(seed: int) -> None:
     """Cut 3, 500 of the client's steps on 6400 private images, the attacker's 5000 records of the test split."""
     run = run_of(
         model={"name": "mnistnet", "cut": ["pool1"]},
-        optimizer={"lr": 0.001},
         data={"name": "fashion-mnist", "limit": 6400, "limit_test": 5000},
         train={"seed": seed, "epochs": 5, "batch_size": 64},
     )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from attacks.base import NotApplicable
+from attacks.conformance import check_attack
 from attacks.gradient_inversion import GradientInversion, angles
 from audits.config import AuditSpec, ThreatSpec
 from audits.finished import Finished
@@ -58,6 +59,10 @@ def error(run: Finished, guess) -> float:
 @pytest.fixture(scope="module")
 def single(tmp_path_factory) -> Finished:
     return finished(tmp_path_factory.mktemp("single"))
+
+
+def test_it_keeps_to_the_contract(single: Finished) -> None:
+    check_attack(GradientInversion(), lambda poisoned: view_of(single, curious()))
 
 
 def test_one_record_through_a_linear_layer_is_exact(single: Finished) -> None:
