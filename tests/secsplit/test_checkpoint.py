@@ -266,3 +266,34 @@ def test_lies_about_checkpoints_are_refused(tmp_path: Path) -> None:
     assert isinstance(recv, Recv)
     with pytest.raises(PeerError, match="expected the names of at most 64 checkpoints"):
         program.send(Message(Kind.CONTROL, "checkpoints", Stamp(training=False), facts={"names": [1, 2]}))
+
+
+DEFENDED = """
+[[defenses]]
+kind = "gaussian"
+edge = "bottom->top"
+clip = 1.0
+sigma = 0.5
+[[defenses]]
+kind = "hijack-detector"
+edge = "bottom->top"
+action = "watch"
+"""
+
+
+def test_a_defended_run_goes_on_with_its_noise_and_what_its_detectors_saw(tmp_path: Path) -> None:
+    path = written(tmp_path, "sl-am", epochs=2)
+    path.write_text(path.read_text() + DEFENDED)
+    run = load(path)
+    train_simulated(run, tmp_path / "whole", lambda *_: None)
+    for key in (tmp_path / "whole").glob("parties/*/noise.key"):  # else every run draws noise of its own
+        kept = tmp_path / "broken" / "parties" / key.parent.name / key.name
+        kept.parent.mkdir(parents=True)
+        kept.write_bytes(key.read_bytes())
+        kept.chmod(0o600)
+    stopped(run, tmp_path / "broken", after=11)
+    train_simulated(run, tmp_path / "broken", lambda *_: None, resume=True)
+    one, other = left(tmp_path / "broken"), left(tmp_path / "whole")
+    assert_same(one, other)
+    ends = [content for name, content in one.items() if "checkpoints" in name]
+    assert any("gaps" in key for content in ends if isinstance(content, dict) for key in content)
