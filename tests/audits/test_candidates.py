@@ -39,8 +39,13 @@ def overfit(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture(scope="module")
 def noised(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """So slowly that a record's messages stay alike for many epochs, but for their noise, which is fresh each time."""
     return trained(
-        tmp_path_factory.mktemp("run"), **U, defenses=[NOISY], train={"seed": 1, "epochs": 12, "batch_size": 40}
+        tmp_path_factory.mktemp("run"),
+        **U,
+        defenses=[NOISY],
+        optimizer={"lr": 0.001},
+        train={"seed": 1, "epochs": 60, "batch_size": 40},
     )
 
 
@@ -105,7 +110,7 @@ def test_averaging_over_epochs_undoes_fresh_noise(noised: Finished) -> None:
         hits[averages] = score(case, guess)[0]
     one, many = hits.values()
     assert one.metric == "re-identification"
-    assert many.value > 1.5 * one.value
+    assert many.value > one.value + 0.08  # of 71 records; the noise is the operating system's, another each time
     assert one.value > (one.chance or 1)
 
 
