@@ -143,8 +143,10 @@ class Listener:
         """Stop listening; channels already accepted live on."""
         if not self._closed:
             self._closed = True
-            self._bell_end.send(b"x")
+            with contextlib.suppress(OSError):  # a busy listener may have seen the flag first, and hung up the bell
+                self._bell_end.send(b"x")
             self._thread.join()
+            self._bell_end.close()
             while not self._met.empty():
                 self._met.get().abandon()
 
@@ -219,7 +221,7 @@ class Listener:
             self._forget(caller)
             caller.sock.close()
         self._selector.close()
-        for sock in (self._sock, self._bell, self._bell_end):
+        for sock in (self._sock, self._bell):
             sock.close()
         if self.address.startswith("unix:"):
             with contextlib.suppress(OSError):

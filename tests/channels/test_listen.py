@@ -233,3 +233,14 @@ def test_closing_ends_accept_and_unaccepted_channels(host: Listener) -> None:
 def test_addresses_are_checked(address: str) -> None:
     with pytest.raises(ValueError, match="host:port"):
         split_address(address)
+
+
+def test_a_listener_that_saw_the_flag_first_closes_too() -> None:
+    """Closing races with a listener that is busy with a caller: it may be gone before the bell rings."""
+    listener = Listener("127.0.0.1:0", BEN, ROSTER, digest=DIGEST)
+    listener._closed = True
+    listener._bell_end.send(b"x")
+    listener._thread.join()
+    listener._closed = False
+    listener.close()
+    assert listener._bell_end.fileno() == -1
