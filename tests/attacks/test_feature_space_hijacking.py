@@ -51,19 +51,23 @@ def untrained(run: Run) -> Finished:
     return Finished(run, {name: Transcript(name) for name in run.file.parties}, {})
 
 
-def hijacked(run: Run, attack: FeatureSpaceHijacking, threat: Threat = SERVER, *, seed: int = 0) -> Finished:
-    """The run in memory with that adversary in it."""
+def hijacked(
+    run: Run, attack: FeatureSpaceHijacking, threat: Threat = SERVER, *, seed: int = 0, see=view_of
+) -> Finished:
+    """The run in memory with that adversary in it; see: what of a run is shown to it."""
     finished, parties = untrained(run), parties_of(run)
     mine = {name: party for name, party in parties.items() if party.role in threat.who}
-    before = beforehand(view_of(finished, threat))
+    before = beforehand(see(finished, threat))
     attack.corrupt(mine, before, coins=torch.Generator().manual_seed(seed))
     simulate(parties, transcripts=finished.transcripts)
     return finished
 
 
-def figures(finished: Finished, attack: FeatureSpaceHijacking, threat: Threat = SERVER) -> tuple[float, float, float]:
+def figures(
+    finished: Finished, attack: FeatureSpaceHijacking, threat: Threat = SERVER, *, see=view_of
+) -> tuple[float, float, float]:
     """(mean squared error, SSIM, re-identification among 5000 private records) of what it reads."""
-    guess = attack.infer(view_of(finished, threat), coins=torch.Generator().manual_seed(0))
+    guess = attack.infer(see(finished, threat), coins=torch.Generator().manual_seed(0))
     x = finished.truth.inputs[0]["x"]
     true, rest = x[guess.position], torch.ones(len(x), dtype=torch.bool)
     rest[guess.position] = False
