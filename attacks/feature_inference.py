@@ -187,7 +187,7 @@ def answering(view: View, edge: str | None = None) -> Answers:
             up = Upstream(view.topology, segment)
             held = {column for known in view.own.values() for column in known.inputs}
             hidden = [column for column in up.columns if column not in held]
-            networks = known_networks(view, up)
+            networks = known_networks(view, up, query=False)
             if edge in (None, name) and hidden and len(networks) == len(up.segments):
                 doubled = {n: m.double() if isinstance(m, nn.Module) else m for n, m in networks.items()}
                 rows = latest(view, kind, edge=name)

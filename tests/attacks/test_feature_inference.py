@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.base import NotApplicable
+from attacks.base import Attack, NotApplicable
 from attacks.feature_inference import EqualitySolving
+from attacks.generative_regression import GenerativeRegression
 from secsplit.datasets import Dataset, Records
 from secsplit.message import Kind
 from secsplit.threat import Knows
@@ -94,3 +95,12 @@ def test_what_is_not_linear_is_said_to_be_so(digits: Dataset):
 def test_without_the_weights_it_does_not_apply(digits: Dataset):
     threat = victim(digits, 1).threat("active")
     assert "needs 'weights'" in str(EqualitySolving().why_not(CONFIDENCES, threat))
+
+
+@pytest.mark.parametrize("attack", [EqualitySolving(), GenerativeRegression()], ids=lambda attack: attack.name)
+def test_who_may_only_ask_the_model_does_not_know_it(digits: Dataset, attack: Attack):
+    """The architecture alone is not refused beforehand, since the weights might be sent; here they never are."""
+    v, knows = victim(digits, 4), frozenset({Knows.QUERY, Knows.ARCHITECTURE})
+    assert attack.why_not(CONFIDENCES, v.threat("active", knows=knows)) is None
+    with pytest.raises(NotApplicable, match="with the weights of every segment"):
+        attack.infer(v.view("active", knows=knows), coins=torch.Generator())

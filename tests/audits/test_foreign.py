@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,6 +72,58 @@ def test_a_peers_norm_attack_finds_the_same_in_what_went_out(rare: Finished, tmp
         assert roc_auc_score(truth, guess.scores[mine]) == peers_norm_attack(gradients[rows], labels[rows])
         compared += 1
     assert compared >= 5
+
+
+class Replayed:
+    """Stands where AIJack's attack expects its own split network: every batch's cut gradient is the recorded one."""
+
+    def __init__(self) -> None:
+        self.clients = [SimpleNamespace(grad_from_next_client=torch.empty(0))]
+
+    def __call__(self, gradients: Tensor) -> Tensor:
+        self.clients[0].grad_from_next_client = gradients
+        return torch.zeros(len(gradients), requires_grad=True)
+
+    def backward_gradient(self, of_outputs: Tensor) -> None:
+        """Nothing to compute: the gradient is there."""
+
+
+def test_aijack_itself_finds_the_same_in_what_went_out(rare: Finished) -> None:
+    """Its own attack, where it is installed (it builds with cmake and boost): the same area on every batch."""
+    from secsplit.vision import torchvision  # noqa: F401  # AIJack imports it, and it loads only through here
+
+    peer = pytest.importorskip("aijack.attack.labelleakage.normattack")
+    tensors = exported(rare, "hospital-a")
+    guess = GradientNorm().infer(view_of(rare, Threat("t", ("client",))), coins=torch.Generator())
+    assert guess.scores is not None
+    theirs = peer.attach_normattack_to_splitnn(Replayed, lambda outputs, labels: outputs.sum())()
+    for step in tensors["step"].unique():
+        mine, rows = guess.step == step, tensors["step"] == step
+        truth = rare.truth.label("y", guess.cast[mine], guess.position[mine])
+        if 0 < int(truth.sum()) < len(truth):
+            found = theirs.attack([(tensors["gradients"][rows], tensors["labels"][rows])])
+            assert found == roc_auc_score(truth, guess.scores[mine])
+
+
+def test_aijacks_split_network_sends_back_what_ours_recorded(rare: Finished) -> None:
+    """The same weights and first batch through AIJack's SplitNN: the same gradients, and the same figure."""
+    from secsplit.vision import torchvision  # noqa: F401
+
+    peer = pytest.importorskip("aijack.attack.labelleakage.normattack")
+    splitnn = pytest.importorskip("aijack.collaborative.splitnn")
+    first = next(r for r in rare.transcripts["hospital-a"] if r.kind is Kind.CUT_GRAD)
+    cast, position = torch.zeros(60, dtype=torch.int64), rare.order(first.stamp)
+    clients = []
+    for party, segment in (("hospital-a", "bottom"), ("compute", "top")):
+        clients.append(splitnn.SplitNNClient(rare.snapshots(party, segment)[0].make()))
+    loss = torch.nn.functional.cross_entropy
+    theirs = peer.attach_normattack_to_splitnn(splitnn.SplitNNAPI, loss)(clients, [], None, loss, 1)
+    x, y = rare.truth.inputs[0]["x"][position], rare.truth.label("y", cast, position)
+    found = theirs.attack([(x, y)])
+    torch.testing.assert_close(clients[0].grad_from_next_client, first.tensor, rtol=1e-5, atol=1e-8)
+    guess = GradientNorm().infer(view_of(rare, Threat("t", ("client",))), coins=torch.Generator())
+    assert guess.scores is not None
+    assert found == roc_auc_score(y, guess.scores[guess.step == first.stamp.step])
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
