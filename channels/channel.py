@@ -11,13 +11,14 @@ import contextlib
 import threading
 import time
 from dataclasses import dataclass
+from math import inf
 from typing import NoReturn, Protocol, Self, cast
 
 from channels.errors import ChannelDead, ChannelError, DeadlineExceeded, IntegrityError, MessageTooLarge, PeerClosed
 from channels.identity import PublicIdentity
 from channels.meeting import Agreement
 from channels.primitives import Buffer
-from channels.records import Frame, Kind, Limits, Opened
+from channels.records import WARM, Frame, Kind, Limits, Opened
 from channels.wire import Wire
 
 DATA = Kind.DATA
@@ -98,7 +99,7 @@ class SealedChannel:
         self._wire, self._agreement = agreement.over(wire), agreement
         self._sealer, self._opener = agreement.sealer, agreement.opener
         self._incoming = self._opener.messages()
-        self._header = cast(memoryview, next(self._incoming))
+        self._head = len(cast(memoryview, next(self._incoming)))
         self.limits = agreement.sealer.limits
         self._sending, self._receiving = threading.Lock(), threading.Lock()
         self._end: ChannelError | None = None
@@ -149,7 +150,7 @@ class SealedChannel:
         with self._receiving:
             if self._end is not None:
                 self._refuse()
-            kind, frame = self._read(None if timeout is None else time.monotonic() + timeout)
+            kind, frame = self._read(inf if timeout is None else time.monotonic() + timeout)
             if kind is DATA:
                 self._received += 1
                 return frame
@@ -188,15 +189,17 @@ class SealedChannel:
             self._die(ChannelDead("a send was interrupted half way", peer=self.peer.name))
             raise
 
-    def _read(self, deadline: float | None) -> Opened:
-        incoming, fill, begun = self._incoming, self._wire.fill, False
+    def _read(self, deadline: float) -> Opened:
+        incoming, look, begun = self._incoming, self._wire.look, False
         try:
-            fill(self._header, deadline)
+            here = look(self._head, deadline)
             begun = True
-            step = next(incoming)
+            step = incoming.send(here)
             while type(step) is memoryview:
-                fill(step, None)
-                step = next(incoming)
+                here = look(len(step), None)
+                if here is None:
+                    self._wire.fill(step, None)
+                step = incoming.send(here)
             next(incoming)  # the next header is asked for, in the same memory
         except DeadlineExceeded as error:
             if begun:
@@ -223,6 +226,7 @@ class SealedChannel:
             self._end = error
             self._refused += not isinstance(error, ChannelDead | PeerClosed | DeadlineExceeded | MessageTooLarge)
             self._wire.close()
+            WARM.forget()  # no plaintext stays behind in memory that would have served again
         if receiving:
             self._incoming.close()  # wipes what had come of a message
         for keys in (self._sealer.keys, self._opener.keys):

@@ -9,9 +9,10 @@ The header is sealed, not clear with its tag after the payload: it opens before 
 each direction's record counter and never travels, so a record that is changed, repeated, dropped or out of order does
 not open. Every 2**16 records the key is replaced by a one-way step, and no key passes `LIMIT`.
 
-Opening happens in place, in the memory the caller will own: record k is read to offset k * record, and the next one
-overwrites its tag. AEADs leave unauthenticated plaintext behind when they refuse a record, so on any failure the
-destination is wiped and the key is dropped; there is no resynchronising.
+Opening ends in the memory the caller will own: out of a wire's read-ahead where a record lies there, else in place,
+where record k is read to offset k * record and the next one overwrites its tag. AEADs leave unauthenticated plaintext
+behind when they refuse a record, so on any failure the destination is wiped and the key is dropped; there is no
+resynchronising.
 
 Padding, where asked for, is PADME (Nikitin et al. 2019, PURBs): at most 12 % more bytes, and only O(log log n) bits
 of the length remain visible.
@@ -63,6 +64,7 @@ class Kind(IntEnum):
 
 KINDS = tuple(Kind)
 EMPTY = memoryview(bytearray())
+_frame = tuple.__new__  # a NamedTuple's own way is twice as slow
 
 
 class Frame(NamedTuple):
@@ -125,7 +127,7 @@ class Warm:
 
     Whoever holds any view of a buffer, or an array over one, holds a reference to it, so one that only this object
     refers to is free. Few and small enough ones are kept; all else is fresh. All channels of a process share one, so
-    that hundreds of them keep no more than a few do.
+    that hundreds of them keep no more than a few do; a channel that ends has all of them wiped and let go.
     """
 
     def __init__(self) -> None:
@@ -143,8 +145,20 @@ class Warm:
         if length <= KEEP_BYTES:
             with self._guard:
                 self._kept.append((raw, start, length))
-                del self._kept[:-KEEP]
+                if len(self._kept) > KEEP:
+                    self._let_go(1)
         return raw.data[start : start + length]
+
+    def forget(self) -> None:
+        """Wipe what nobody holds, and keep nothing: what its receiver still holds is then the receiver's alone."""
+        with self._guard:
+            self._let_go(KEEP)
+
+    def _let_go(self, count: int) -> None:
+        for raw, _, _ in self._kept[:count]:
+            if getrefcount(raw) == FREE:
+                raw[:] = 0
+        del self._kept[:count]
 
 
 WARM = Warm()
@@ -167,6 +181,7 @@ def forget_in_children(keys: RecordKeys) -> None:
 def _drop_all() -> None:
     for keys in list(_living):
         keys.drop("this process was forked; a channel stays with the process that made it")
+    WARM.__init__()  # type: ignore[misc]  # what another process received, behind a lock that another thread may hold
 
 
 os.register_at_fork(after_in_child=_drop_all)
@@ -348,7 +363,10 @@ def _gather(parts: list[memoryview], length: int, out: memoryview) -> memoryview
 
 
 class Opener:
-    """Turns sealed bytes into messages. It asks for bytes by yielding memory to fill; the caller does the reading."""
+    """Turns sealed bytes into messages. It asks for bytes by yielding memory to fill; the caller does the reading.
+
+    Or the caller sends in other memory that holds as many bytes already: they are opened from there.
+    """
 
     def __init__(self, keys: RecordKeys, limits: Limits = DEFAULT_LIMITS) -> None:
         self.keys, self.limits = keys, limits
@@ -356,31 +374,31 @@ class Opener:
         self._plain = self._header[: HEADER.size]
         self._warm = WARM
 
-    def open(self) -> Generator[memoryview, None, Opened]:
+    def open(self) -> Generator[memoryview, memoryview | None, Opened]:
         """One message: fill each memory yielded, entirely; the message is the generator's value. Raises as below."""
         going = self.messages()
         try:
             step = next(going)
             while isinstance(step, memoryview):
-                yield step
-                step = next(going)
+                step = going.send((yield step))
             return step
         finally:
             going.close()
 
-    def messages(self) -> Generator[memoryview | Opened, None, None]:
+    def messages(self) -> Generator[memoryview | Opened, memoryview | None, None]:
         """Message after message: fill each memory yielded, entirely; a message is yielded when it is whole.
 
         Raises IntegrityError or MessageTooLarge, once; then, and whenever the caller gives up after a header, all that
         was written is wiped and the key is gone. A message that was yielded is the caller's alone.
         """
         keys, limits, header, plain = self.keys, self.limits, self._header, self._plain
-        tag, most, most_meta = keys.tag, limits.max_message, limits.max_meta
+        tag, most, most_meta, take = keys.tag, limits.max_message, limits.max_meta, self._warm.take
+        one = min(limits.record, PIECE)  # what surely is one record
         holding: list[memoryview] = []
         while True:
-            yield header
+            here = yield header
             try:
-                keys.open(header, plain)
+                keys.open(here or header, plain)
                 total, meta_length, kind, padded = HEADER.unpack(plain)
                 if kind or padded or total > most or meta_length > most_meta:
                     self._judge(total, meta_length, kind, padded)
@@ -388,25 +406,29 @@ class Opener:
                 if meta_length:
                     record = memoryview(bytearray((padme(meta_length) if padded else meta_length) + tag))
                     holding.append(record)
-                    yield record
-                    keys.open(record, record[: len(record) - tag])
+                    here = yield record
+                    keys.open(here or record, record[: len(record) - tag])
                     meta = bytes(record[:meta_length])
-                payload = self._warm.take(wire + tag) if wire else EMPTY
+                payload = take(wire + tag) if wire else EMPTY
                 holding.append(payload)
-                size = record_bytes(wire, limits.record)
-                for begin in range(0, wire, size):
-                    end = min(begin + size, wire)
-                    record = payload[begin : end + tag]
-                    yield record
-                    keys.open(record, payload[begin:end])
+                if 0 < wire <= one:
+                    here = yield payload
+                    keys.open(here or payload, payload[:wire])
+                else:
+                    size = record_bytes(wire, limits.record)
+                    for begin in range(0, wire, size):
+                        end = min(begin + size, wire)
+                        record = payload[begin : end + tag]
+                        here = yield record
+                        keys.open(here or record, payload[begin:end])
             except BaseException:
                 for memory in holding:
                     np.frombuffer(memory, np.uint8)[:] = 0
                 self.keys.drop("a message did not arrive whole and authentic")
                 raise
-            holding[:] = [payload[:total]]
+            holding[:] = (payload[:total],)
             payload = record = EMPTY  # nothing here keeps a message alive that its receiver has let go
-            yield KINDS[kind], Frame(meta, holding.pop())
+            yield KINDS[kind], _frame(Frame, (meta, holding.pop()))
 
     def _judge(self, total: int, meta_length: int, kind: int, padded: int) -> None:
         """Raise where a header asks for what it must not."""

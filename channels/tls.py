@@ -245,8 +245,10 @@ class InsideTls:
         self.seal(second, second_out)
 
     def open(self, record: memoryview, out: memoryview) -> None:
-        """Nothing to do: it came out of TLS."""
+        """It came out of TLS open; only its place may differ."""
         self._count()
+        if record.obj is not out.obj:
+            out[:] = record
 
     def _count(self) -> None:
         if self._why:
@@ -281,7 +283,7 @@ class TlsWire(ReadAhead):
         """See `Wire`."""
         return self._wire.heard
 
-    def _receive(self, memory: memoryview, deadline: float | None, *, whole: bool) -> int:
+    def _receive(self, memory: memoryview, deadline: float, *, whole: bool = False) -> int:
         while True:
             with self._lock:
                 if count := self._tls.take(memory):

@@ -1,9 +1,12 @@
 """Wires: what carries a channel's bytes. A socket, or memory for tests; both are read by filling memory exactly.
 
 A wire knows no keys and no messages. Waiting costs no extra system calls: the kernel wakes a blocked call every
-`TICK` seconds, and only then, or when a deadline is nearer than that, is the clock asked. Small reads pass through a
-read-ahead of a few KiB and are all or nothing, so a wait that times out loses no byte; large ones go straight into
-the caller's memory.
+`TICK` seconds, and only then, or when a deadline is nearer than that, is the clock asked. What fits the read-ahead is
+looked at there, all or nothing, so that a wait that times out loses no byte, and one system call may bring several
+records; what is larger goes straight into the caller's memory.
+
+A deadline is a time.monotonic(); `math.inf` waits as long as it takes, None as long as bytes keep coming, each within
+`STALL` seconds of the last.
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from math import inf
 from typing import Protocol
 
 from channels.errors import ChannelDead, DeadlineExceeded, Truncated
 
 TICK = 1.0  # seconds
 READ_AHEAD = 4096  # bytes
+MOST_AHEAD = (1 << 18) + READ_AHEAD  # bytes, once a look at so much has been asked for, and until nothing comes
 STALL = 30.0  # seconds without a single byte of progress inside a message
 
 
@@ -45,8 +50,14 @@ class Wire(Protocol):
     def fill(self, memory: memoryview, deadline: float | None) -> None:
         """Fill all of it; raises DeadlineExceeded, Truncated at the end of the stream, ChannelDead once closed here.
 
-        `deadline` is a time.monotonic(); None waits as long as it takes. Up to READ_AHEAD bytes, nothing is lost on
-        DeadlineExceeded; above, each byte of progress starts the patience of STALL seconds anew, whatever the deadline.
+        Up to READ_AHEAD bytes nothing is lost on DeadlineExceeded; above, the deadline is None, whichever is given.
+        """
+        ...
+
+    def look(self, length: int, deadline: float | None) -> memoryview | None:
+        """So many bytes where they are, valid until more is read; None where they must be filled into memory.
+
+        At least up to READ_AHEAD bytes are looked at. All or nothing; raises as `fill`.
         """
         ...
 
@@ -64,51 +75,77 @@ class Wire(Protocol):
 
 
 class ReadAhead:
-    """`fill` over `take`: small reads through a buffer and all or nothing, large ones straight into the memory."""
+    """`look` and `fill` over what arrives: small reads in a buffer, all or nothing, large ones straight into memory."""
 
     stall = STALL
 
     def __init__(self) -> None:
-        self._ahead = memoryview(bytearray(READ_AHEAD))
+        self._ahead = self._little = memoryview(bytearray(READ_AHEAD))
         self._start = self._end = 0
 
-    def _receive(self, memory: memoryview, deadline: float | None, *, whole: bool) -> int:
-        """At least one byte from beneath; all, where `whole` is asked for and nothing goes wrong."""
+    def _receive(self, memory: memoryview, deadline: float, *, whole: bool = False) -> int:
+        """At least one byte from beneath, or 0 after a TICK; all, where `whole` is asked for and nothing goes wrong."""
         raise NotImplementedError
 
     def take(self, memory: memoryview, deadline: float | None) -> int:
         """See `Wire.take`."""
         count = min(self._end - self._start, len(memory))
         if not count:
-            return self._receive(memory, deadline, whole=False)
+            until = self._until(deadline)
+            while not count:
+                count = self._receive(memory, until)
+            return count
         memory[:count] = self._ahead[self._start : self._start + count]
         self._start += count
         return count
 
+    def look(self, length: int, deadline: float | None) -> memoryview | None:
+        """See `Wire.look`."""
+        start = self._start
+        end = start + length
+        if end > self._end:
+            if length > MOST_AHEAD:
+                return None
+            start = self._read_ahead(length, deadline)
+            end = start + length
+        self._start = end
+        return self._ahead[start:end]
+
     def fill(self, memory: memoryview, deadline: float | None) -> None:
         """See `Wire.fill`."""
-        length, start = len(memory), self._start
-        if length <= READ_AHEAD:
-            if self._end - start < length:
-                self._read_ahead(length, deadline)
-                start = self._start
-            self._start = start + length
-            memory[:] = self._ahead[start : start + length]
+        if len(memory) <= READ_AHEAD:
+            here = self.look(len(memory), deadline)
+            assert here is not None
+            memory[:] = here
             return
-        got = self._end - start
-        if got:
-            memory[:got] = self._ahead[start : self._end]
-        self._start = self._end = 0
+        got, length = min(self._end - self._start, len(memory)), len(memory)
+        memory[:got] = self._ahead[self._start : self._start + got]
+        self._start += got
+        until = self._until(None)
         while got < length:
-            got += self._receive(memory[got:], time.monotonic() + self.stall, whole=True)
+            if count := self._receive(memory[got:], until, whole=True):
+                got, until = got + count, self._until(None)
 
-    def _read_ahead(self, length: int, deadline: float | None) -> None:
-        left = self._end - self._start
-        if left:
-            self._ahead[:left] = self._ahead[self._start : self._end]
-        self._start, self._end = 0, left
-        while self._end < length:
-            self._end += self._receive(self._ahead[self._end :], deadline, whole=False)
+    def _read_ahead(self, length: int, deadline: float | None) -> int:
+        """Have so many bytes in the buffer, and whatever else has come; where they start."""
+        left, ahead = self._end - self._start, self._ahead
+        if length > len(ahead):
+            self._ahead = memoryview(bytearray(MOST_AHEAD))
+        if not left or self._start + length > len(ahead):
+            self._ahead[:left] = ahead[self._start : self._end]
+            self._start, self._end = 0, left
+        until = self._until(deadline)
+        while self._end - self._start < length:
+            count = self._receive(self._ahead[self._end :], until)
+            if count:
+                self._end += count
+                until = self._until(deadline)
+            elif self._start == self._end and length <= READ_AHEAD:
+                self._ahead, self._start, self._end = self._little, 0, 0  # an idle wire keeps no large buffer
+        return self._start
+
+    def _until(self, deadline: float | None) -> float:
+        return time.monotonic() + self.stall if deadline is None else deadline
 
 
 class SocketWire(ReadAhead):
@@ -126,21 +163,20 @@ class SocketWire(ReadAhead):
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def _receive(self, memory: memoryview, deadline: float | None, *, whole: bool) -> int:
-        while True:
-            try:
-                if deadline is not None and (left := deadline - time.monotonic()) < TICK:
-                    self._await_readable(left)
-                count = self._sock.recv_into(memory, 0, socket.MSG_WAITALL if whole else 0)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise self._broken(f"the connection broke: {error.strerror}") from None
-            if not count:
-                raise self._broken("the stream ended without a sealed close")
-            self.received += count
-            self.heard = time.monotonic()
-            return count
+    def _receive(self, memory: memoryview, deadline: float, *, whole: bool = False) -> int:
+        try:
+            if deadline != inf and (left := deadline - time.monotonic()) < TICK:
+                self._await_readable(left)
+            count = self._sock.recv_into(memory, 0, socket.MSG_WAITALL if whole else 0)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._broken(f"the connection broke: {error.strerror}") from None
+        if not count:
+            raise self._broken("the stream ended without a sealed close")
+        self.received += count
+        self.heard = time.monotonic()
+        return count
 
     def _await_readable(self, seconds: float) -> None:
         poll = select.poll()
@@ -176,7 +212,7 @@ class SocketWire(ReadAhead):
         self._closed = True
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
-            while self._sock.recv_into(self._ahead, 0, socket.MSG_DONTWAIT):
+            while self._sock.recv_into(bytearray(MOST_AHEAD), 0, socket.MSG_DONTWAIT):
                 pass
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
@@ -209,8 +245,15 @@ class MemoryWire:
         """See `Wire.fill`."""
         at, small = 0, len(memory) <= READ_AHEAD
         while at < len(memory):
-            wanted = len(memory) if small else 1
-            at += self._draw(memory[at:], wanted, deadline if small else time.monotonic() + self._stall)
+            at += self._draw(memory[at:], len(memory) if small else 1, deadline if small else None)
+
+    def look(self, length: int, deadline: float | None) -> memoryview | None:
+        """See `Wire.look`."""
+        if length > READ_AHEAD:
+            return None
+        here = memoryview(bytearray(length))
+        self._draw(here, length, deadline)
+        return here
 
     def take(self, memory: memoryview, deadline: float | None) -> int:
         """See `Wire.take`."""
@@ -234,7 +277,7 @@ class MemoryWire:
         """See `Wire.write`."""
         pipe = self._out
         with pipe.changed:
-            self._await(pipe, lambda: len(pipe.bytes) < pipe.capacity or pipe.ended, time.monotonic() + self._stall)
+            self._await(pipe, lambda: len(pipe.bytes) < pipe.capacity or pipe.ended, None)
             if pipe.ended:
                 raise Truncated("the peer is gone")
             pipe.bytes += piece
@@ -242,11 +285,12 @@ class MemoryWire:
         self.sent += len(piece)
 
     def _await(self, pipe: Pipe, ready: Callable[[], bool], deadline: float | None) -> None:
+        until = time.monotonic() + self._stall if deadline is None else deadline
         while not (ready() or self._closed):
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            left = until - time.monotonic()
+            if left <= 0:
                 raise DeadlineExceeded("nothing came before the deadline")
-            pipe.changed.wait(left)
+            pipe.changed.wait(min(left, threading.TIMEOUT_MAX))
         if self._closed:
             raise ChannelDead("closed here")
 

@@ -61,8 +61,11 @@ class Outcome:
 
 
 def receive(keys: Keys, stream: bytes) -> Outcome:
-    """Open messages until the stream ends (error None: it ended between two messages) or an error."""
-    opener, at = Opener(keys, LIMITS), 0
+    """Open messages until the stream ends (error None: it ended between two messages) or an error.
+
+    Records are opened in place and out of a read-ahead by turns, as they are on a socket.
+    """
+    opener, at, in_place = Opener(keys, LIMITS), 0, len(stream) % 2 == 0
     outcome = Outcome([], None, [], opener)
     while at < len(stream) and outcome.error is None:
         conversation, outcome.left = opener.open(), []
@@ -75,9 +78,11 @@ def receive(keys: Keys, stream: bytes) -> Outcome:
                     break
                 if memory is not opener._header:
                     outcome.left.append(memory)
-                memory[:] = stream[at : at + len(memory)]
+                came = memoryview(stream)[at : at + len(memory)]
                 at += len(memory)
-                memory = conversation.send(None)
+                if in_place := not in_place:
+                    memory[:] = came
+                memory = conversation.send(None if in_place else came)
         except StopIteration as done:
             outcome.delivered.append((done.value[1].meta, bytes(done.value[1].payload)))
         except ChannelError as error:

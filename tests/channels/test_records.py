@@ -29,8 +29,13 @@ def sealed(sealer: Sealer, meta: bytes, *payload: bytes, kind: Kind = Kind.DATA)
     return b"".join(map(bytes, sealer.seal(kind, meta, payload)))
 
 
-def opened(opener: Opener, stream: bytes, memories: list[memoryview] | None = None) -> Frame:
-    """Open one message, keeping the memory it was opened in; EOFError where the stream is too short."""
+def opened(
+    opener: Opener, stream: bytes, memories: list[memoryview] | None = None, *, elsewhere: bool = False
+) -> Frame:
+    """Open one message, keeping the memory it was opened in; EOFError where the stream is too short.
+
+    Each record is opened in place, or out of the stream's own memory where it came `elsewhere`.
+    """
     conversation, at = opener.open(), 0
     try:
         memory = next(conversation)
@@ -39,9 +44,11 @@ def opened(opener: Opener, stream: bytes, memories: list[memoryview] | None = No
                 memories.append(memory)
             if len(stream) - at < len(memory):
                 raise EOFError
-            memory[:] = stream[at : at + len(memory)]
+            came = memoryview(stream)[at : at + len(memory)]
             at += len(memory)
-            memory = conversation.send(None)
+            if not elsewhere:
+                memory[:] = came
+            memory = conversation.send(came if elsewhere else None)
     except StopIteration as done:
         assert at == len(stream)
         frame: Frame = done.value[1]
@@ -56,8 +63,10 @@ def opened(opener: Opener, stream: bytes, memories: list[memoryview] | None = No
 def test_sizes(cipher: str, pad: bool, size: int) -> None:
     sealer, opener = ends(pad=pad, cipher=cipher)
     data = os.urandom(size)
-    frame = opened(opener, sealed(sealer, b"meta", data[: size // 2], b"", data[size // 2 :]))
-    assert (frame.meta, frame.payload) == (b"meta", data)
+    for elsewhere in (False, True):
+        stream = sealed(sealer, b"meta", data[: size // 2], b"", data[size // 2 :])
+        frame = opened(opener, stream, elsewhere=elsewhere)
+        assert (frame.meta, frame.payload) == (b"meta", data)
 
 
 @given(st.lists(st.binary(max_size=300), max_size=6), st.binary(max_size=100), st.booleans())
@@ -113,6 +122,29 @@ def test_received_memory_serves_again_only_when_nobody_holds_any_of_it() -> None
     assert where in {address(warm.take(5000)), address(warm.take(5000))}
     assert len(warm.take(3)) == 3
     assert sum(kept for _, _, kept in warm._kept) <= records.KEEP * records.KEEP_BYTES
+
+
+def test_received_memory_is_wiped_when_a_channel_ends_or_too_much_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would have served again holds plaintext until then; what is still held is its receiver's own."""
+    monkeypatch.setattr(records, "FREE", records.FREE + 1)  # one reference more: `buffers`, to look at them afterwards
+    warm = Warm()
+    held, let_go = warm.take(5000), warm.take(6000)
+    buffers = [raw for raw, _, _ in warm._kept]
+    held[:], let_go[:] = b"p" * 5000, b"p" * 6000
+    del let_go
+    assert b"p" in bytes(buffers[1])
+    warm.forget()
+    assert bytes(held) == b"p" * 5000
+    assert b"p" not in bytes(buffers[1])
+    assert not warm._kept
+
+    first = warm.take(7000)
+    buffers = [raw for raw, _, _ in warm._kept]
+    first[:] = b"p" * 7000
+    del first
+    more = [warm.take(length) for length in range(1, records.KEEP + 1)]
+    assert len(more) == len(warm._kept) == records.KEEP
+    assert b"p" not in bytes(buffers[0])
 
 
 @pytest.mark.parametrize("every", [2, 3, 4, 1 << 16])
@@ -247,7 +279,8 @@ def test_a_forked_child_cannot_use_its_parents_keys() -> None:
 
 @pytest.mark.parametrize("cipher", CIPHERS)
 @pytest.mark.parametrize("pad", [False, True])
-def test_nothing_is_left_in_memory_after_a_record_that_did_not_open(cipher: str, pad: bool) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_nothing_is_left_in_memory_after_a_record_that_did_not_open(cipher: str, pad: bool, elsewhere: bool) -> None:
     """`decrypt_into` leaves plaintext behind when it refuses: meta, the first record, and the last, each changed."""
     secret = b"patient " * 5000
     for position in (HEAD + 3, HEAD + 200, HEAD + 16500, -1):
@@ -256,7 +289,7 @@ def test_nothing_is_left_in_memory_after_a_record_that_did_not_open(cipher: str,
         stream[position] ^= 1
         memories: list[memoryview] = []
         with pytest.raises(IntegrityError):
-            opened(opener, bytes(stream), memories)
+            opened(opener, bytes(stream), memories, elsewhere=elsewhere)
         assert memories
         assert all(not any(memory) for memory in memories)
         with pytest.raises(ChannelDead):

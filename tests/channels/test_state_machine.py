@@ -33,10 +33,11 @@ class End:
         self.waiting += data
         while not self.dead and len(self.waiting) >= len(self.memory):
             count = len(self.memory)
-            self.memory[:] = self.waiting[:count]
-            del self.waiting[:count]
+            came, self.waiting = memoryview(self.waiting[:count]), self.waiting[count:]
+            if len(self.waiting) % 2:  # in place, or out of what was read ahead
+                self.memory[:] = came
             try:
-                self.memory = self.conversation.send(None)
+                self.memory = self.conversation.send(None if len(self.waiting) % 2 else came)
             except StopIteration as done:
                 frame: Frame = done.value[1]
                 self.got.append((frame.meta, bytes(frame.payload)))
