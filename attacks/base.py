@@ -82,6 +82,7 @@ class Guess:
 
     def of(self, rows: Tensor) -> Guess:
         """The guess about those rows alone; rows: (n,) bool, or indices."""
+        rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
         return replace(
             self,
             cast=self.cast[rows],

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attacks.base import Attack, Goal, Guess, Needs, NotApplicable
 from attacks.gradient_norm import GRADIENT
-from attacks.rows import Batch, classes, gradients, secret_column, spread, unique_rows
+from attacks.rows import Batch, classes, gradients, places, secret_column, spread, unique_rows
 from secsplit.message import Kind
 from secsplit.threat import View
 
@@ -42,9 +42,8 @@ class DirectLabel(Attack):
         found = spread(gradients(view, column), self.batches)
         certain = _at_logits(view, found[0])
         scores = torch.cat([_scores(batch.values(), count, certain=certain) for batch in found])
-        cast, position, index = unique_rows(
-            torch.cat([batch.cast for batch in found]), torch.cat([batch.position for batch in found])
-        )
+        cast, position, _ = places(found)
+        cast, position, index = unique_rows(cast, position)
         total = torch.zeros(len(position), count).index_add_(0, index, scores)
         return Guess(
             "label",

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from attacks.base import Attack, Goal, Guess, Need, Needs, NotApplicable, drawing
 from attacks.gradient_norm import GRADIENT
-from attacks.rows import Batch, batches, classes, gradients, secret_column, told, unique_rows, untold
+from attacks.rows import Batch, batches, classes, gradients, places, secret_column, told, unique_rows, untold
 from secsplit.message import Kind
 from secsplit.threat import Known, Knows, View
 
@@ -55,7 +55,7 @@ class GradientClustering(Attack):
         count = classes(view, column)
         found = opening(gradients(view, column), self.rows * count)
         cluster = k_means(directions(found), count, self.restarts, coins)
-        return name_clusters(view, column, count, _places(found), cluster, {"batches": len(found)})
+        return name_clusters(view, column, count, places(found)[:2], cluster, {"batches": len(found)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +87,9 @@ class GradientTransfer(Attack):
         later = sorted({batch.epoch for batch in every if batch.epoch > every[0].epoch})[: self.epochs]
         if not later:
             raise NotApplicable("every row was seen once; a transfer needs gradients of a second epoch")
-        cast, position, index = unique_rows(*_places([batch for batch in every if batch.epoch in later]))
+        cast, position, index = unique_rows(*places([batch for batch in every if batch.epoch in later])[:2])
         score, start = torch.zeros(len(position), count), 0
-        labelled = Known({}, {column: cluster}, *_places(first))
+        labelled = Known({}, {column: cluster}, *places(first)[:2])
         for epoch in later:
             found = [batch for batch in every if batch.epoch == epoch]
             mine = index[start : start + sum(map(len, found))]
@@ -153,7 +153,7 @@ class SmashedClustering(Attack):
         found = opening(found, self.rows)
         z = projected(torch.cat([batch.values() for batch in found]), 50)
         cluster = k_means(z, count, self.restarts, coins)
-        return name_clusters(view, column, count, _places(found), cluster, {"batches": len(found)})
+        return name_clusters(view, column, count, places(found)[:2], cluster, {"batches": len(found)})
 
 
 def opening(found: Sequence[Batch], rows: int) -> list[Batch]:
@@ -212,7 +212,7 @@ def _nearest_clue(view: View, column: str, every: Sequence[Batch], epochs: Seque
     """Every row by the nearest clue's vector of the same epoch; over several epochs, the scores add up."""
     if view.clues is None:
         raise NotApplicable(f"no row's label {column!r} is known")
-    cast, position, index = unique_rows(*_places([batch for batch in every if batch.epoch in epochs]))
+    cast, position, index = unique_rows(*places([batch for batch in every if batch.epoch in epochs])[:2])
     total, start = torch.zeros(len(position), view.classes[column]), 0
     seen: set[int] = set()
     for epoch in epochs:
@@ -236,7 +236,7 @@ def _labelled_rows(found: Sequence[Batch], known: Known, column: str, *, cosine:
     """(m, d) vectors of the rows whose label is known, and (m,) their labels; only their batches are read."""
     vectors, labels = [torch.empty(0, 0)], [torch.empty(0, dtype=torch.int64)]
     for batch in found:
-        label = told(known, column, batch.cast, batch.position)
+        label = told(known, column, *places([batch])[:2])
         if (label >= 0).any():
             vectors.append((directions([batch]) if cosine else batch.values())[label >= 0])
             labels.append(label[label >= 0])
@@ -280,7 +280,3 @@ def _telling(prior: Tensor | None, n: int) -> bool:
         return False
     sizes = prior.double().sort().values
     return bool((sizes.diff() > 3 * (sizes[1:] / n).sqrt()).all())
-
-
-def _places(found: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    return torch.cat([batch.cast for batch in found]), torch.cat([batch.position for batch in found])

@@ -11,19 +11,21 @@ is given the direction carried over from the batch next to it, so that one known
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.linalg import vector_norm
 
 from attacks.base import Attack, Goal, Guess, Need, Needs, NotApplicable
-from attacks.rows import Batch, classes, gradients, secret_column, spread, told, untold
+from attacks.rows import Batch, classes, gradients, places, secret_column, spread, told, untold
 from secsplit.message import Kind
 from secsplit.threat import Knows, View
 
+TOGETHER = 16  # batches read at a time
+LEAST = 1e-30  # below every norm of a gradient that is not zero
 GRADIENT = (Need(Kind.CUT_GRAD), Need(Kind.OUTPUT_GRAD))
 
 
@@ -49,7 +51,8 @@ class GradientNorm(Attack):
         found = spread(gradients(view, column), self.batches)
         prior = view.prior.get(column)
         rare = 1.0 if prior is None or prior[1] <= prior[0] else -1.0  # a high score means class 1
-        return _guess(column, found, [rare * batch.values().norm(dim=1) for batch in found], {})
+        norms = [vector_norm(batch.values(), dim=1) for batch in found]
+        return _guess(column, found, rare * torch.cat(norms), {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,12 @@ class GradientDirection(Attack):
     batches: int = 1000
 
     def infer(self, view: View, *, coins: torch.Generator) -> Guess:
-        return _walk(view, self.column, self.batches, lambda g, hints, agreement: agreement)
+        found = _hinted(view, self.column, self.batches)
+        walked = sorted(((i, made, hint) for i, _, _, hint, made in _walk(found)), key=lambda one: one[0])
+        sizes = torch.tensor([len(batch) for batch in found.batches])
+        lengths = vector_norm(torch.stack([hint for _, _, hint in walked]), dim=1).clamp_min_(LEAST)
+        scores = torch.cat([made for _, made, _ in walked]) / lengths.repeat_interleave(sizes)
+        return found.guess(view, scores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,69 +101,91 @@ class GradientHint(Attack):
     measure: Literal["inner-product", "distance"] = "inner-product"
 
     def infer(self, view: View, *, coins: torch.Generator) -> Guess:
-        return _walk(view, self.column, self.batches, self._score)
+        found = _hinted(view, self.column, self.batches)
+        scores = {i: self._score(g, hints) for i, g, hints, _, _ in _walk(found)}
+        return found.guess(view, torch.cat([scores[i] for i in range(len(scores))]))
 
-    def _score(self, g: Tensor, hints: Tensor, agreement: Tensor) -> Tensor:
+    def _score(self, g: Tensor, hints: Tensor) -> Tensor:
         if self.measure == "distance":
             return -torch.cdist(g, hints).min(1).values
         return g @ hints[hints.norm(dim=1).argmax()]
 
 
-def cosine(rows: Tensor, hint: Tensor) -> Tensor:
-    """(rows,) cosine of each row with the hint."""
-    found: Tensor = (rows @ normalize(hint, dim=0)) / rows.norm(dim=1).clamp_min(1e-12)
-    return found
+@dataclass(frozen=True)
+class Hinted:
+    """The batches to score, and of those with rows known to be positive which rows."""
+
+    column: str
+    batches: list[Batch]
+    positives: Mapping[int, Tensor]
+
+    def guess(self, view: View, scores: Tensor) -> Guess:
+        made = _guess(self.column, self.batches, scores, {"batches with a clue": len(self.positives)})
+        return untold(made, view.clues)
 
 
-def _walk(view: View, column: str | None, most: int, score: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Guess:
-    """Score every batch against the hints in it, else against those carried over from the batch next to it.
-
-    score: of (gradients, hints, cosine of each gradient with the mean hint).
-    """
+def _hinted(view: View, column: str | None, most: int) -> Hinted:
     column = secret_column(view, column)
     classes(view, column, exactly=2)
     found = gradients(view, column)
     positives = _positives(view, column, found)
-    hinted = [i for i, own in enumerate(positives) if own.any()]
-    if not hinted:
+    if not positives:
         raise NotApplicable(f"no positive clue of {column!r} is among the rows whose gradients were seen")
     if len(found) > most:
-        found = spread(found, most, keep=hinted)
+        found = spread(found, most, keep=list(positives))
         positives = _positives(view, column, found)
-    start = next(i for i, own in enumerate(positives) if own.any())
-    scores: dict[int, Tensor] = {}
-    for path in (range(start, len(found)), range(start, -1, -1)):
-        hints = torch.empty(0)
-        for i in path:
-            g = found[i].values()
-            hints = g[positives[i]] if positives[i].any() else hints
-            agreement = cosine(g, hints.mean(0))
-            scores[i] = score(g, hints, agreement)
+    return Hinted(column, found, positives)
+
+
+def _walk(hinted: Hinted) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
+    """(batch, gradients, hints, their sum, agreement of each gradient with it) from the first batch that has hints.
+
+    A batch without its own gets those carried over from the batch next to it. agreement: the cosine, times the length
+    of the hints' sum.
+    """
+    start, end = min(hinted.positives), len(hinted.batches)
+    hints = onward = torch.empty(0)
+    for path in (range(start, end), range(start - 1, -1, -1)):
+        for i, g, u in _read(hinted.batches, path):
+            hints = g[hinted.positives[i]] if i in hinted.positives else hints
+            towards = hints.sum(0)
+            agreement = u @ towards
+            yield i, g, hints, towards, agreement
             hints = _carried(g, hints, agreement)
-    guess = _guess(column, found, [scores[i] for i in range(len(found))], {"batches with a clue": len(hinted)})
-    return untold(guess, view.clues)
+            if i == start:
+                onward = hints
+        hints = onward
 
 
-def _positives(view: View, column: str, found: list[Batch]) -> list[Tensor]:
-    """Which rows of each batch are known to be positive."""
-    cast, position = (torch.cat(rows) for rows in zip(*((b.cast, b.position) for b in found), strict=True))
-    return list((told(view.clues, column, cast, position) == 1).split([len(batch) for batch in found]))
+def _positives(view: View, column: str, found: list[Batch]) -> dict[int, Tensor]:
+    """batch -> the rows of it that are known to be positive, for the batches that have any."""
+    rows = (told(view.clues, column, *places(found)[:2]) == 1).nonzero().flatten()
+    sizes = torch.tensor([len(batch) for batch in found])
+    ends = sizes.cumsum(0)
+    batch = torch.searchsorted(ends, rows, right=True)
+    within = rows - (ends - sizes)[batch]
+    return {i: within[batch == i] for i in batch.unique().tolist()}
+
+
+def _read(found: list[Batch], path: range) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(batch, gradients, the same scaled to length 1) along the path, a few batches read at a time."""
+    for group in (path[i : i + TOGETHER] for i in range(0, len(path), TOGETHER)):
+        read = [found[i].values() for i in group]
+        together = torch.cat(read)
+        sizes = [len(g) for g in read]
+        unit = together / vector_norm(together, dim=1, keepdim=True).clamp_min_(LEAST)
+        yield from zip(group, together.split(sizes), unit.split(sizes), strict=True)
 
 
 def _carried(g: Tensor, hints: Tensor, agreement: Tensor) -> Tensor:
     """The 16 gradients that agree best with the hints: hints for the next batch. None agrees: the same hints again."""
-    best = agreement.topk(min(16, len(g))).indices
-    best = best[agreement[best] > 0]
+    most, best = agreement.topk(min(16, len(g)))
+    if float(most[-1]) > 0:
+        return g.index_select(0, best)
+    best = best[most > 0]
     return g[best] if len(best) else hints
 
 
-def _guess(column: str, found: list[Batch], scores: list[Tensor], facts: Mapping[str, float]) -> Guess:
-    return Guess(
-        "label",
-        column,
-        cast=torch.cat([batch.cast for batch in found]),
-        position=torch.cat([batch.position for batch in found]),
-        step=torch.cat([batch.steps() for batch in found]),
-        scores=torch.cat(scores),
-        facts={"batches": len(found), "positive": 1, **facts},
-    )
+def _guess(column: str, found: list[Batch], scores: Tensor, facts: Mapping[str, float]) -> Guess:
+    facts = {"batches": len(found), "positive": 1, **facts}
+    return Guess("label", column, *places(found), scores=scores, facts=facts)

@@ -25,25 +25,29 @@ Lane = tuple[str, Kind]  # an edge and what crosses it
 class Batch:
     """One turn's messages on the chosen edges: edges x micro-batches of records, not yet read.
 
-    cast, position: (rows,) which private rows; step, epoch: when.
+    cast, position: (rows,) of it, which private rows; step, epoch: when.
     """
 
     step: int
     epoch: int
-    cast: Tensor
+    cast: int
     position: Tensor
     parts: tuple[tuple[Record, ...], ...]
 
     def __len__(self) -> int:
-        return len(self.position)
+        return self.position.numel()
 
     def values(self) -> Tensor:
         """(rows, d) float: each row's message, flattened, the edges side by side."""
         return _beside([_below([_flat(record) for record in part]) for part in self.parts])
 
-    def steps(self) -> Tensor:
-        """(rows,) the turn, repeated for every row."""
-        return torch.full((len(self),), self.step)
+
+def places(found: Sequence[Batch]) -> tuple[Tensor, Tensor, Tensor]:
+    """(rows,) cast, position and step of all rows of the batches, one batch after the other."""
+    position = torch.cat([batch.position for batch in found])
+    turns = torch.tensor([(batch.cast, batch.step) for batch in found])
+    sizes = torch.tensor([len(batch) for batch in found])
+    return turns[:, 0].repeat_interleave(sizes), position, turns[:, 1].repeat_interleave(sizes)
 
 
 def secret_column(view: View, column: str | None) -> str:
@@ -137,8 +141,9 @@ def _found(known: Known, cast: Tensor, position: Tensor) -> Tensor:
     if not len(known.position):
         return torch.full_like(position, -1)
     keys, order = _key(known.cast, known.position).sort()
-    place = torch.searchsorted(keys, _key(cast, position)).clamp(max=len(keys) - 1)
-    return torch.where(keys[place] == _key(cast, position), order[place], -1)
+    wanted = _key(cast, position)
+    place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    return torch.where(keys[place] == wanted, order[place], -1)
 
 
 def unique_rows(cast: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,13 +167,12 @@ def _batch(view: View, parts: list[list[Record]]) -> Batch:
             f"step {stamp.step}: {sum(sizes)} rows were seen on {parts[0][0].edge!r} where the run's order has "
             f"{len(position)}; give the transcript together with the run that made it"
         )
-    cast = torch.full_like(position, stamp.cast)
-    return Batch(stamp.step, stamp.epoch, cast, position, tuple(tuple(part) for part in parts))
+    return Batch(stamp.step, stamp.epoch, stamp.cast, position, tuple(tuple(part) for part in parts))
 
 
 def _flat(record: Record) -> Tensor:
     tensors = [t for t in record.tensors.values() if t.is_floating_point()]
-    return _beside([t.reshape(len(t), -1).float() for t in tensors])
+    return _beside([t.flatten(1).float() for t in tensors])
 
 
 def _beside(tensors: list[Tensor]) -> Tensor:

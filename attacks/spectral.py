@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 
 from attacks.base import Attack, Goal, Guess, Needs
 from attacks.gradient_norm import GRADIENT
-from attacks.rows import classes, gradients, secret_column, spread
+from attacks.rows import classes, gradients, places, secret_column, spread
 from secsplit.threat import View
 
 
@@ -53,13 +53,14 @@ class Spectral(Attack):
             last = v
             scores.append(g @ v)
         together = torch.cat(scores)
+        cast, position, step = places(found)
         tail = float(((together / together.std().clamp_min(1e-30)) ** 3).mean())
         return Guess(
             "label",
             column,
-            cast=torch.cat([batch.cast for batch in found]),
-            position=torch.cat([batch.position for batch in found]),
-            step=torch.cat([batch.steps() for batch in found]),
+            cast,
+            position,
+            step,
             scores=together if tail >= 0 else -together,
             up_to_permutation=True,
             facts={"batches": len(found), "positive": 1, "skewness": abs(tail)},

@@ -487,6 +487,7 @@ def measured(key: str, seed: int) -> Measured:
     except Exception as error:
         traceback.print_exc()
         fault = f"{type(error).__name__}: {error}"
+    runs.setup_s.cache_clear()  # a victim's messages are large, and the next row has other victims
     if clock.dearest:
         figures.append(Figure("CPU seconds of the dearest attack", clock.dearest, high=LIMIT))
         show(key, seed, figures[-1])
