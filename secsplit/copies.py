@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from secsplit.errors import RunError
-from secsplit.optimizers import MakeOptimizer, Optimizer
+from secsplit.optimizers import MakeOptimizer, Optimizer, drop_gradients
 
 Weights = dict[str, Tensor]  # "segment.name" -> tensor
 NORMALISED = (nn.modules.batchnorm._BatchNorm,)
@@ -67,7 +67,7 @@ class Replica:
 
     def zero(self) -> None:
         for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
+            drop_gradients(optimizer)
 
 
 def _norms(modules: Mapping[str, nn.Module]) -> tuple[str, ...]:

@@ -18,13 +18,19 @@ def present(target: Tensor) -> Tensor:
 
 
 def labelled(target: Tensor) -> int:
-    """How many rows (pixels, for masks) have a label."""
-    return int(present(target).sum())
+    """How many rows (pixels, for masks) have a label; mostly all of them, which one look tells."""
+    if not target.is_floating_point() and target.numel() and target.min().item() >= 0:
+        return target.numel()
+    return int(present(target).sum().item())
+
+
+def mean_loss(name: str, output: Tensor, target: Tensor) -> tuple[Tensor, int]:
+    """The loss by its name, and of how many labelled rows; with none it is a zero whose gradient is zero."""
+    count = labelled(target)
+    return (LOSSES[name](output, target) if count else output.sum() * 0), count
 
 
 def _cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    if not labelled(target):
-        return output.sum() * 0
     return F.cross_entropy(output, target.long(), ignore_index=-1)
 
 
@@ -34,8 +40,6 @@ def _flat(loss: Callable[[Tensor, Tensor], Tensor]) -> Loss:
     def mean(output: Tensor, target: Tensor) -> Tensor:
         output = output.reshape(target.shape)
         keep = present(target)
-        if not bool(keep.any()):
-            return output.sum() * 0
         return (
             loss(output, target.to(output.dtype)) if bool(keep.all()) else loss(output[keep], target[keep].to(output))
         )

@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from secsplit.losses import LOSSES, present
+from secsplit.losses import mean_loss, present
 from secsplit.topology import Objective
 
 
@@ -31,7 +31,11 @@ class Judge:
 
     def lost(self, objective: Objective, loss: Tensor, share: float, rows: int) -> None:
         """The (weighted) loss of so many labelled rows; share: of a mini-batch, whose mean loss this is a part of."""
-        self.losses[objective.name] = self.losses.get(objective.name, 0) + loss * (rows / share)
+        total = self.losses.get(objective.name)
+        if total is None:
+            self.losses[objective.name] = loss * (rows / share)
+        else:
+            total.add_(loss, alpha=rows / share)
         self.rows[objective.name] += rows
 
     def judged(self, objective: Objective, output: Tensor, target: Tensor) -> None:
@@ -56,7 +60,8 @@ class Judge:
 def utility(objective: Objective, output: Tensor, target: Tensor) -> dict[str, float]:
     """Test loss, n, and accuracy where there are classes. output: (n, classes) or (n, 1) logits; target: (n, ...)."""
     keep = present(target)
-    values = {"test_loss": float(LOSSES[objective.loss](output, target)), "test_n": float(keep.sum())}
+    loss, count = mean_loss(objective.loss, output, target)
+    values = {"test_loss": float(loss), "test_n": float(count)}
     if objective.loss == "cross_entropy":
         values["test_accuracy"] = float((output.argmax(1) == target)[keep].double().mean())
     elif objective.loss == "binary_cross_entropy":

@@ -124,6 +124,16 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+def drop_gradients(optimizer: Optimizer) -> None:
+    """Forget the parameters' gradients: at once, where the optimizer keeps nothing of its own beside them."""
+    if type(optimizer).zero_grad is not Optimizer.zero_grad:
+        optimizer.zero_grad(set_to_none=True)
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
 def state_of(optimizer: Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as tensors: "place of the parameter/name" -> tensor; rates and options are the run's."""
     found: dict[str, Tensor] = {}

@@ -179,22 +179,22 @@ class Party:
 
     def turn(self, turn: Turn, rows: Tensor) -> Steps:
         """One mini-batch: its micro-batches in rotation, then one optimizer step."""
-        cast = self.run.casts[turn.cast]
-        copy = self.copy(turn.stamp())
+        cast, stamp = self.run.casts[turn.cast], turn.stamp()
+        copy = self.copy(stamp)
         copy.mode(turn.training)
         if not turn.training:
-            walk = Walk(self, cast, turn.stamp(), rows, 1.0)
+            walk = Walk(self, cast, stamp, rows, 1.0)
             yield from walk.forward()
             yield from walk.objectives()
             return
-        self.defenses.begin(turn.stamp(), rows)
+        self.defenses.begin(stamp, rows)
         if self.accounted:
-            self.defenses.learns(turn.stamp(), rows)
+            self.defenses.learns(stamp, rows)
         copy.zero()
         count = self.run.file.train.micro_batches
         parts = rows.chunk(count) if count > 1 else (rows,)
         walks = [Walk(self, cast, turn.stamp(i), part, len(part) / len(rows)) for i, part in enumerate(parts)]
-        yield from rotate(walk.through() for walk in walks)
+        yield from rotate((walk.through() for walk in walks), count)
         if self.stash is not None:
             self.stash.settle(turn.step)
         if self.run.method.client_side != "gradients-averaged" or len(self.run.casts) == 1:

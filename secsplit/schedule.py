@@ -222,7 +222,7 @@ class Schedule:
             return None
         if judged := self.judged(index):
             return judged[-1]
-        return list(_Round(self, index).training())[-1][0]
+        return _Round(self, index).last_trained()
 
 
 class _Made:
@@ -283,11 +283,11 @@ class _Round:
         bounds = [*range(0, len(casts), size), len(casts)]
         return (casts[a:b] for a, b in pairwise(bounds))
 
-    def training(self) -> Iterator[tuple[int, int, int]]:
-        """(cast, epoch, batch) of all training turns."""
-        for group in self.groups():
-            for epoch, batch, casts in self.batches(group):
-                yield from ((cast, epoch, batch) for cast in casts)
+    def last_trained(self) -> int:
+        """The cast that takes the last training turn: of the last group, the last of those with the most batches."""
+        *_, group = self.groups()
+        most = max(self.schedule.batches(cast, "train") for cast in group)
+        return [cast for cast in group if self.schedule.batches(cast, "train") == most][-1]
 
     def batches(self, group: tuple[int, ...]) -> Iterator[tuple[int, int, tuple[int, ...]]]:
         """(epoch, batch, the casts of the group that have such a batch)."""

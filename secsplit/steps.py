@@ -81,6 +81,10 @@ def rotate(programs: Iterable[Steps], width: int | None = None) -> Steps:
     programs: order the stages of one program by what they need of each other; a stage is only ever preceded here by
     stages that need no more than it does.
     """
+    if width == 1:
+        for program in programs:
+            yield from program
+        return
     coming = iter(programs)
     waiting: deque[tuple[Steps, Recv | None]] = deque()
     while True:

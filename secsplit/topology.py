@@ -6,7 +6,7 @@ sends or trains; `party` interprets the graph. Nonsense is refused here, with it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -69,11 +69,11 @@ class Edge:
     source: Segment
     user: Segment
 
-    @property
+    @cached_property
     def name(self) -> str:
         return f"{self.source.name}->{self.user.name}"
 
-    @property
+    @cached_property
     def crosses(self) -> bool:
         return self.source.role != self.user.role
 
@@ -137,9 +137,21 @@ class Topology:
     def names(self) -> tuple[str, ...]:
         return tuple(segment.name for segment in self.segments)
 
+    def edge(self, source: str, user: str) -> Edge:
+        """The edge between two segments that have one."""
+        return self._by_ends[source, user]
+
     def users(self, name: str) -> tuple[Edge, ...]:
         """The edges that leave segment `name`, in graph order."""
-        return tuple(edge for edge in self.edges if edge.source.name == name)
+        return self._by_source[name]
+
+    @cached_property
+    def _by_ends(self) -> Mapping[tuple[str, str], Edge]:
+        return {(edge.source.name, edge.user.name): edge for edge in self.edges}
+
+    @cached_property
+    def _by_source(self) -> Mapping[str, tuple[Edge, ...]]:
+        return {name: tuple(edge for edge in self.edges if edge.source.name == name) for name in self.names}
 
     def scored(self, name: str) -> tuple[Objective, ...]:
         """The objectives that score segment `name`."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from secsplit.compression import check, compressed, masked, restored
 from secsplit.errors import PeerError
-from secsplit.losses import LOSSES, labelled
+from secsplit.losses import mean_loss
 from secsplit.message import Kind, Message, Stamp
 from secsplit.steps import Recv, Send, Step, Steps
 from secsplit.topology import DATA, Edge, Objective, Segment
@@ -51,7 +51,7 @@ class Walk:
     departed: dict[str, Tensors] = field(default_factory=dict)  # by edge: what left, with graph
     returned: dict[str, Tensors] = field(default_factory=dict)  # by objective: gradients of outputs that left
     scores: dict[str, Tensor] = field(default_factory=dict)  # by segment: gradients from objectives, summed
-    penalties: dict[str, Tensor] = field(default_factory=dict)  # by segment: extra losses of defenses
+    losses: dict[str, list[Tensor]] = field(default_factory=dict)  # by segment: scalars it learns from by itself
 
     def through(self) -> Steps:
         """All of a training step but the optimizer's."""
@@ -69,7 +69,7 @@ class Walk:
                     column = self.party.column(self.stamp, name.removeprefix(DATA))[self.rows]
                     taken.append((self.party.here(column),))
                 else:
-                    edge = Edge(self.party.topology[name], segment)
+                    edge = self.party.topology.edge(name, segment.name)
                     taken.append((yield from self.take(edge)))
             inputs = merged(segment, taken)
             outputs = self.party.compute(segment, inputs, self.stamp)
@@ -102,8 +102,7 @@ class Walk:
         self.departed[edge.name] = left
         penalty = self.party.defenses.penalty(edge.name, inputs[0], outputs[0]) if self.stamp.training else None
         if penalty is not None:
-            held = self.penalties.get(edge.source.name)
-            self.penalties[edge.source.name] = penalty if held is None else held + penalty
+            self.losses.setdefault(edge.source.name, []).append(penalty * self.share)
         yield self.send(edge.user.role, Kind.SMASHED, edge.name, named(left))
 
     # objectives
@@ -126,9 +125,10 @@ class Walk:
     def score(self, objective: Objective, maker: str) -> Steps:
         """Compute the loss here; keep its gradient, or send it to the maker of the output."""
         me = self.party.role
+        whole = maker == me and self.is_last(objective.segment)  # one graph with its segment: it needs no cut
         if maker == me:
             (made,) = self.outputs[objective.segment]
-            output = self.party.away(made.detach())
+            output = self.party.away(made if whole else made.detach())
         else:
             message = yield from self.receive(maker, Kind.OUTPUT, objective.name)
             output = message.tensors["h"]
@@ -142,18 +142,25 @@ class Walk:
         if not self.stamp.training:
             self.party.judge.judged(objective, output, target)
             return
-        leaf = output.detach().requires_grad_()
-        loss, weight = LOSSES[objective.loss](leaf, target), self.share * objective.weight
-        if weight != 1.0:
+        leaf = output if whole else output.detach().requires_grad_()
+        loss, labelled = mean_loss(objective.loss, leaf, target)
+        if (weight := self.share * objective.weight) != 1.0:
             loss = loss * weight
+        self.party.judge.lost(objective, loss.detach(), self.share, labelled)
+        if whole:
+            self.losses[objective.segment] = [loss]
+            return
         loss.backward()
         gradient = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
-        self.party.judge.lost(objective, loss.detach(), self.share, labelled(target))
         if maker == me:
             self.add_score(objective.segment, self.party.here(gradient))
         else:
             (gradient,) = self.defended(maker, Kind.OUTPUT_GRAD, objective.name, (gradient,))
             yield self.send(maker, Kind.OUTPUT_GRAD, objective.name, {"h": gradient})
+
+    def is_last(self, segment: str) -> bool:
+        """Whether one loss is all that uses the segment's output."""
+        return not self.party.topology.users(segment) and len(self.party.topology.scored(segment)) == 1
 
     def target(self, objective: Objective) -> Tensor:
         if objective.target.startswith(DATA):
@@ -176,7 +183,7 @@ class Walk:
         for segment in reversed(self.party.held):
             yield from self.backward_through(segment)
             for name in segment.sources:
-                edge = Edge(topology[name], segment)
+                edge = topology.edge(name, segment.name)
                 if edge.crosses:
                     yield from self.return_gradient(edge)
 
@@ -196,9 +203,8 @@ class Walk:
                 roots.add(left, self.checked_like(message, left, edge.user.role))
             else:
                 roots.add(made, tuple(leaf.grad for leaf in self.leaves[edge.name]))
-        if segment.name in self.penalties:
-            penalty = self.penalties[segment.name] * self.share
-            roots.add((penalty,), (torch.ones_like(penalty),))
+        for loss in self.losses.get(segment.name, ()):
+            roots.start(loss)
         roots.backward()
 
     def return_gradient(self, edge: Edge) -> Steps:
@@ -262,7 +268,12 @@ class _Roots:
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
-        self.gradients: list[Tensor] = []
+        self.gradients: list[Tensor | None] = []  # None: a scalar's own, which is 1
+
+    def start(self, loss: Tensor) -> None:
+        if loss.requires_grad:
+            self.tensors.append(loss)
+            self.gradients.append(None)
 
     def add(self, tensors: Tensors, gradients: tuple[Tensor | None, ...]) -> None:
         for tensor, gradient in zip(tensors, gradients, strict=True):
@@ -270,7 +281,8 @@ class _Roots:
                 continue
             for i, known in enumerate(self.tensors):
                 if known is tensor:
-                    self.gradients[i] = self.gradients[i] + gradient
+                    held = self.gradients[i]
+                    self.gradients[i] = gradient if held is None else held + gradient
                     break
             else:
                 self.tensors.append(tensor)
