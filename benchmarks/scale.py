@@ -12,18 +12,20 @@ All clients' records are the same memory, so that what grows is what the system 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
-from contextlib import ExitStack
+import traceback
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
@@ -46,7 +48,6 @@ from secsplit.topologies import named
 CLIENTS = (2, 10, 100, 500)
 METHODS = ("sl-am", "splitfed-v1", "splitfed-v3")
 BATCH, BATCHES = 32, 2  # records in a mini-batch, mini-batches of a client in an epoch
-HOSTS = 2
 MEETING = 500.0  # seconds
 TIME, MEMORY = 1.15, 150  # asked for: of 2 clients; MB more than with 2
 
@@ -58,10 +59,10 @@ def main() -> None:
     told = parser.parse_args()
     if told.part:
         what, *words = told.part
-        if what != "host":  # whose hundreds of threads each have heaps of their own
+        if what != "clients":
             keep_large_blocks()
         torch.set_num_threads(1)
-        {"simulated": _simulated, "server": _server, "host": _host}[what](*words)
+        {"simulated": _simulated, "server": _server, "clients": _clients}[what](*words)
         return
     head = f"{'':14}{'clients':>8}{'CPU ms a step':>15}{'of 2':>7}{'wall ms':>9}{'MB':>7}{'more than 2':>13}"
     print(head)
@@ -143,12 +144,15 @@ def _connected(clients: int) -> dict[str, float]:
         make_keys(_run("splitfed-v1", clients), Path(folder))
         command = [sys.executable, "-m", "benchmarks.scale", "--part"]
         server = subprocess.Popen([*command, "server", folder, str(clients)], stdout=subprocess.PIPE, text=True)
-        hosts = [subprocess.Popen([*command, "host", folder, str(clients), str(i)]) for i in range(HOSTS)]
+        lean = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 17)}  # who waits gives its memory back
+        hosts = subprocess.Popen([*command, "clients", folder, str(clients)], start_new_session=True, env=lean)
         try:
             assert server.stdout is not None
             found: dict[str, float] = json.loads(server.stdout.readline())
         finally:
-            for process in (server, *hosts):
+            with suppress(ProcessLookupError):
+                os.killpg(hosts.pid, signal.SIGKILL)
+            for process in (server, hosts):
                 process.kill()
                 process.wait()
     return found
@@ -178,30 +182,46 @@ def _server(folder: str, count: str) -> None:
             clock.tick()
 
     me, roster = _key(folder, "server"), _roster(folder)
-    with connected(run, "server", me, roster, timeout=MEETING) as sessions, linked(sessions) as (links, inbox):
+    with (
+        connected(run, "server", me, roster, timeout=MEETING) as sessions,
+        linked(run, "server", sessions) as (links, inbox),
+    ):
         serve(party, links, inbox, observe=observe)
         say(_told(clock, int(count), len(clock.marks) - 1))
 
 
-def _host(folder: str, count: str, place: str) -> None:
-    """Every so manyeth client, a thread each."""
-    run = _run("splitfed-v1", int(count))
-    names = [name for name in run.file.parties if name != "server"][int(place) :: HOSTS]
-    parties, roster = _parties(run, names), _roster(folder)
-    gate = threading.Semaphore(2)  # a listener turns away a host with many unfinished handshakes
+def _clients(folder: str, count: str) -> None:
+    """Every client a process of its own, forked from this one, which has imported all that it needs."""
+    run, roster = _run("splitfed-v1", int(count)), _roster(folder)
+    names = [name for name in run.file.parties if name != "server"]
+    parties, keys = _parties(run, names), {name: _key(folder, name) for name in names}
+    gc.freeze()  # or a child's first collection writes on every page, and nothing stays shared
+    clients: set[int] = set()
+    for name in names:  # nothing is made here any more: each page that this process writes on would be copied
+        child = os.fork()
+        if not child:
+            _client(parties[name], keys[name], roster)
+        clients.add(child)
+    while clients:
+        child, status = os.wait()
+        clients.remove(child)
+        if status:
+            raise SystemExit(f"a client ended with status {status}")
 
-    def one(name: str) -> None:
-        with ExitStack() as stack:
-            with gate:
-                sessions = stack.enter_context(connected(run, name, _key(folder, name), roster, timeout=MEETING))
-            links, inbox = stack.enter_context(linked(sessions))
-            serve(parties[name], links, inbox)
 
-    threads = [threading.Thread(target=one, args=(name,)) for name in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+def _client(party: Party, me: Identity, roster: Roster) -> NoReturn:
+    """What `secsplit join` does, but for files; never returns into the code that forked."""
+    try:
+        os.nice(10)
+        with (
+            connected(party.run, party.name, me, roster, timeout=MEETING) as sessions,
+            linked(party.run, party.name, sessions) as (links, inbox),
+        ):
+            serve(party, links, inbox)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Listening: meet whoever dials in, without letting strangers cost more than a little.
 
-One thread holds all half-open connections, non-blocking: at most 64, at most 8 from one address, 5 seconds and two
-small frames each; the oldest gives way to a newcomer, so a flood of silent connections does not keep honest peers
-out. A stranger is closed on without a word, whichever check it failed; the reason goes to the local log, one line.
+One thread holds all half-open connections, non-blocking: at most 64, at most 8 from one address (or as many as the
+roster lists, who may all start at once behind one address), 5 seconds and two small frames each; the oldest gives way
+to a newcomer, so a flood of silent connections does not keep honest peers out. A stranger is closed on without a word,
+whichever check it failed; the reason goes to the local log, one line.
 """
 
 from __future__ import annotations
@@ -188,8 +189,9 @@ class Listener:
     def _make_room(self, host: str) -> None:
         """The oldest goes; an honest caller needs milliseconds, so it is hardly ever the oldest."""
         same = [caller for caller in self._callers.values() if caller.address == host]
-        crowd = same if len(same) >= HALF_OPEN_PER_ADDRESS else list(self._callers.values())
-        if crowd is same or len(crowd) >= HALF_OPEN:
+        listed = len(self._side.roster.parties)
+        crowd = same if len(same) >= max(HALF_OPEN_PER_ADDRESS, listed) else list(self._callers.values())
+        if crowd is same or len(crowd) >= max(HALF_OPEN, listed):
             self._refuse(crowd[0], HandshakeTimeout("too many half-open connections; the oldest gave way"))
 
     def _hear(self, caller: _Caller) -> None:

@@ -26,6 +26,7 @@ import os
 import struct
 import threading
 import weakref
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -50,7 +51,9 @@ ALIGNMENT = 64
 PIECE, FEW = 1 << 18, 4  # bytes; records
 SMALL = 4096  # bytes of scratch to begin with
 SLACK = HEADER.size + 3 * TAG  # what sealing adds to a message of one record
-KEEP, KEEP_BYTES = 8, 16 << 20  # how many received buffers a process keeps for another use, and how large ones
+OWN = 16  # channels of a process that each keep what they seal large messages in
+KEEP, KEEP_BYTES = 64, 16 << 20  # how many received buffers a process keeps for another use, and how large ones
+KEEP_IN_ALL = 128 << 20  # bytes
 FREE = 3  # references to a kept buffer that nobody uses: ours, the loop's variable's, and the question's own
 
 
@@ -132,36 +135,49 @@ class Warm:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._kept: list[tuple[np.ndarray[Any, Any], int, int]] = []  # buffer, where its aligned part starts, length
+        self._kept: dict[int, list[tuple[np.ndarray[Any, Any], int]]] = {}  # length -> buffer, its first aligned byte
+        self._ages: deque[int] = deque()  # the lengths of all that is kept, the oldest first
+        self._bytes = 0
 
     def take(self, length: int) -> memoryview:
         """Writable memory of that length, not zeroed, starting at a multiple of 64 bytes."""
         with self._guard:
-            for raw, start, kept in self._kept:
-                if kept == length and getrefcount(raw) == FREE:
+            for raw, start in self._kept.get(length, ()):
+                if getrefcount(raw) == FREE:
                     return raw.data[start : start + length]
         raw = np.empty(length + ALIGNMENT, np.uint8)
         start = -ctypes.addressof(ctypes.c_char.from_buffer(raw.data)) % ALIGNMENT
         if length <= KEEP_BYTES:
             with self._guard:
-                self._kept.append((raw, start, length))
-                if len(self._kept) > KEEP:
-                    self._let_go(1)
+                self._ages.append(length)
+                self._kept.setdefault(length, []).append((raw, start))
+                self._bytes += length
+                while len(self._ages) > KEEP or self._bytes > KEEP_IN_ALL:
+                    self._let_go()
         return raw.data[start : start + length]
 
     def forget(self) -> None:
         """Wipe what nobody holds, and keep nothing: what its receiver still holds is then the receiver's alone."""
         with self._guard:
-            self._let_go(KEEP)
+            while self._ages:
+                self._let_go()
 
-    def _let_go(self, count: int) -> None:
-        for raw, _, _ in self._kept[:count]:
+    def _let_go(self) -> None:
+        """Of the oldest."""
+        length = self._ages.popleft()
+        kept = self._kept[length]
+        for raw, _ in kept[:1]:
             if getrefcount(raw) == FREE:
                 raw[:] = 0
-        del self._kept[:count]
+        del kept[0]
+        if not kept:
+            del self._kept[length]
+        self._bytes -= length
 
 
 WARM = Warm()
+BORROWED = Warm()  # what is sealed in where many channels send
+_few = threading.Semaphore(OWN)
 
 
 def flat(buffer: Buffer) -> memoryview:
@@ -300,15 +316,15 @@ class Sealer:
         return out[:end]
 
     def _pieces(self, kind: int, meta: bytes, views: list[memoryview], total: int) -> Iterator[memoryview]:
-        if total + len(meta) + SLACK > len(self._scratch) <= SMALL:
-            self._scratch = aligned(SMALL + self.limits.record + self.keys.tag)  # a page touched costs; most never are
-            self._head = self._scratch[: HEADER.size + self.keys.tag]
+        room = self._scratch
+        if total + len(meta) + SLACK > len(room) <= SMALL:
+            room = self._large()
         size, seal, tag = (
             record_bytes(padme(total) if self._pad else total, self.limits.record),
             self.keys.seal,
             self.keys.tag,
         )
-        scratch = out = self._scratch[: SMALL + size + tag]  # one record a piece, and what comes before it
+        scratch = out = room[: SMALL + size + tag]  # one record a piece, and what comes before it
         at = HEADER.size + tag
         seal(HEADER.pack(total, len(meta), kind, self._pad), out[:at])
         if self._pad:
@@ -327,6 +343,16 @@ class Sealer:
             seal(_gather(parts, length, out[at:end]), out[at:end])
             at = end
         yield out[:at]
+
+    def _large(self) -> memoryview:
+        """A scratch for whole records: kept where few have one, else borrowed for one message."""
+        length = SMALL + self.limits.record + self.keys.tag
+        if not _few.acquire(blocking=False):
+            return BORROWED.take(length)
+        weakref.finalize(self, _few.release).atexit = False
+        self._scratch = aligned(length)  # a page touched costs; most never are
+        self._head = self._scratch[: HEADER.size + self.keys.tag]
+        return self._scratch
 
 
 def _records(views: list[memoryview], total: int, size: int) -> Iterator[tuple[int, list[memoryview]]]:

@@ -193,9 +193,10 @@ class Link(Protocol):
 class Inbox(Protocol):
     """Where all links' messages arrive."""
 
-    def get(self) -> tuple[str, Message | None]:
+    def get(self, awaited: str | None = None) -> tuple[str, Message | None]:
         """(peer, message), waiting for one; None once a peer has said all and closed, as one does whose part is over.
 
+        awaited: the peer without whose next message nothing goes on; any peer's may come first.
         Raises PeerError when a peer went away or broke the channel.
         """
 
@@ -260,7 +261,7 @@ class _Service:
         while (answer := self.door.handed(recv)) is None:
             if recv.link in self.closed:
                 raise PeerError(recv.link, "closed the channel before the run was over")
-            peer, message = self.inbox.get()
+            peer, message = self.inbox.get(recv.link)
             if message is None:
                 self.closed.add(peer)
             else:

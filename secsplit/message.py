@@ -62,7 +62,7 @@ class Stamp:
 SEALED = "sealed"  # an envelope's only tensor, and the fact that tells its length: its carrier cannot read it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Message:
     """One message. `edge` names the graph's edge ("bottom->top"), objective or segment it belongs to.
 

@@ -15,6 +15,7 @@ from channels import ChannelError, Identity, Listener, Roster, Session, SessionL
 from secsplit.circuits import Circuits
 from secsplit.errors import EnvironmentFault, PeerError, RunError
 from secsplit.links import ChannelInbox, ChannelLink
+from secsplit.room import Room, crowded
 from secsplit.run import Run
 
 MEETING_SECONDS = 60.0  # how long parties of a run may take to start, one after the other
@@ -107,15 +108,23 @@ class Meeting:
 
 @contextmanager
 def linked(
-    sessions: Mapping[str, Session], circuits: Circuits | None = None, *, timeout: float = MEETING_SECONDS
+    run: Run,
+    name: str,
+    sessions: Mapping[str, Session],
+    circuits: Circuits | None = None,
+    *,
+    timeout: float = MEETING_SECONDS,
 ) -> Iterator[tuple[Mapping[str, ChannelLink], ChannelInbox]]:
     """Links over sessions, and over circuits through them, closed in order when the context ends. Raises PeerError."""
-    inbox = ChannelInbox()
-    near = {peer: ChannelLink(peer, session, inbox, circuits) for peer, session in sessions.items()}
+    inbox = ChannelInbox(room=Room() if crowded(run.peers(name)) else None)
+    near = {
+        peer: ChannelLink(peer, session, inbox, circuits, crowded=crowded(run.peers(peer)))
+        for peer, session in sessions.items()
+    }
     far: dict[str, ChannelLink] = {}
     try:
         for peer, channel in circuits.meet(timeout) if circuits is not None else ():
-            far[peer] = ChannelLink(peer, channel, inbox)
+            far[peer] = ChannelLink(peer, channel, inbox, crowded=crowded(run.peers(peer)))
         yield {**near, **far}, inbox
         for link in far.values():
             link.close()

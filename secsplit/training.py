@@ -164,7 +164,7 @@ def train_party(
         if not resume:
             keeper.begin(party)
         try:
-            with linked(sessions, circuits) as (links, inbox):
+            with linked(run, name, sessions, circuits) as (links, inbox):
                 try:
                     begin = _settled(keeper, party, mine.checkpoints())
                     sealing = Envelopes(me, {member.name: member for member in roster}, run.digest())

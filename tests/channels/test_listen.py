@@ -149,6 +149,17 @@ def test_a_thousand_half_open_connections_do_not_keep_an_honest_peer_out(host: L
     honest(host)
 
 
+def test_all_whom_the_roster_lists_may_start_at_once_behind_one_address() -> None:
+    crowd = [Identity.generate(f"client-{i}") for i in range(listen.HALF_OPEN_PER_ADDRESS + 4)]
+    roster = Roster.of([BEN.public, *(each.public for each in crowd)], epoch=1, signer=ANN)
+    with Listener("127.0.0.1:0", BEN, roster, digest=DIGEST) as listener:
+        early = [raw(listener) for _ in crowd[1:]]  # connected, and slow to speak
+        with dial(listener, crowd[0], roster), listener.accept(10):
+            assert not listener.refusals
+        for sock in early:
+            sock.close()
+
+
 def test_half_open_connections_of_many_addresses_are_bounded(host: Listener) -> None:
     flood = []
     try:

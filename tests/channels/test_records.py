@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -121,7 +122,20 @@ def test_received_memory_serves_again_only_when_nobody_holds_any_of_it() -> None
     del array
     assert where in {address(warm.take(5000)), address(warm.take(5000))}
     assert len(warm.take(3)) == 3
-    assert sum(kept for _, _, kept in warm._kept) <= records.KEEP * records.KEEP_BYTES
+
+
+def test_no_more_received_memory_is_kept_than_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "KEEP_IN_ALL", 3 << 20)
+    warm = Warm()
+    for size in range(5):
+        warm.take((1 << 20) + size)
+    assert sorted(warm._kept) == list(warm._ages) == [(1 << 20) + size for size in (3, 4)]
+    for size in range(1, 2 * records.KEEP):
+        warm.take(size)
+    assert len(warm._ages) == sum(map(len, warm._kept.values())) == records.KEEP
+    assert warm._bytes == sum(warm._ages)
+    warm.take(records.KEEP_BYTES + 1)
+    assert records.KEEP_BYTES + 1 not in warm._kept
 
 
 def test_received_memory_is_wiped_when_a_channel_ends_or_too_much_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +143,7 @@ def test_received_memory_is_wiped_when_a_channel_ends_or_too_much_is_kept(monkey
     monkeypatch.setattr(records, "FREE", records.FREE + 1)  # one reference more: `buffers`, to look at them afterwards
     warm = Warm()
     held, let_go = warm.take(5000), warm.take(6000)
-    buffers = [raw for raw, _, _ in warm._kept]
+    buffers = [raw for kept in warm._kept.values() for raw, _ in kept]
     held[:], let_go[:] = b"p" * 5000, b"p" * 6000
     del let_go
     assert b"p" in bytes(buffers[1])
@@ -139,11 +153,11 @@ def test_received_memory_is_wiped_when_a_channel_ends_or_too_much_is_kept(monkey
     assert not warm._kept
 
     first = warm.take(7000)
-    buffers = [raw for raw, _, _ in warm._kept]
+    buffers = [raw for kept in warm._kept.values() for raw, _ in kept]
     first[:] = b"p" * 7000
     del first
     more = [warm.take(length) for length in range(1, records.KEEP + 1)]
-    assert len(more) == len(warm._kept) == records.KEEP
+    assert len(more) == len(warm._ages) == records.KEEP
     assert b"p" not in bytes(buffers[0])
 
 
@@ -410,3 +424,31 @@ def test_short_messages_are_cut_finer_and_as_foretold(size: int, pad: bool) -> N
     each = 1 << 18 if total < 4 << 20 else 1 << 20
     assert opener.keys.records == 1 + -(-total // each)
     assert max(map(len, pieces)) <= records.SMALL + each + TAG
+
+
+def test_many_channels_seal_in_the_memory_of_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first channels keep a scratch each; all others borrow one for as long as a message takes."""
+    monkeypatch.setattr(records, "_few", threading.Semaphore(2))
+    many = [ends(Limits()) for _ in range(12)]
+    data = os.urandom(3 << 18)
+    for sealer, opener in many:
+        assert opened(opener, sealed(sealer, b"meta", data)).payload == data
+    assert sorted(len(sealer._scratch) > records.SMALL for sealer, _ in many) == [False] * 10 + [True] * 2
+    del many[0], sealer, opener  # one of the two that kept theirs: its place is free
+    assert records._few.acquire(blocking=False)
+    assert not records._few.acquire(blocking=False)
+
+
+def test_two_channels_that_borrow_at_once_do_not_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_few", threading.Semaphore(0))
+    (one, first), (other, second) = ends(Limits()), ends(Limits())
+    data = [os.urandom(3 << 18) for _ in range(2)]
+    woven: list[list[bytes]] = [[], []]
+    pieces = [iter(s.seal(Kind.DATA, b"", (d,))) for s, d in zip((one, other), data, strict=True)]
+    while piece := [next(p, None) for p in pieces]:
+        if piece == [None, None]:
+            break
+        for kept, view in zip(woven, piece, strict=True):
+            kept.append(bytes(view or b""))
+    for opener, kept, sent in zip((first, second), woven, data, strict=True):
+        assert opened(opener, b"".join(kept)).payload == sent

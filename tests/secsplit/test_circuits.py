@@ -78,7 +78,7 @@ class Site(threading.Thread):
                 assert "compute" not in sessions or self.name != "clinic"
                 circuits = Circuits(self.run_, self.name, me, roster, sessions)
                 self._watch(circuits)
-                with linked(sessions, circuits, timeout=20) as (links, inbox):
+                with linked(self.run_, self.name, sessions, circuits, timeout=20) as (links, inbox):
                     self._talk(links, inbox)
                 self.facts = circuits.facts()
         except BaseException as error:
