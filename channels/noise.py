@@ -187,13 +187,27 @@ class SymmetricState(Secretive):
 class Transport(Secretive):
     """A finished handshake: Noise's own transport ciphers (`send`, `receive`), and keys for other uses by `export`."""
 
-    __slots__ = ("_symmetric", "handshake_hash", "initiator", "receive", "remote_static", "send")
+    __slots__ = ("_ciphers", "_symmetric", "handshake_hash", "initiator", "remote_static")
 
     def __init__(self, symmetric: SymmetricState, initiator: bool, remote_static: bytes | None) -> None:
-        first, second = symmetric.split()
-        self.send, self.receive = (first, second) if initiator else (second, first)
         self._symmetric, self.initiator, self.remote_static = symmetric, initiator, remote_static
+        self._ciphers: tuple[CipherState, CipherState] | None = None  # made when first asked for: records need neither
         self.handshake_hash = symmetric.h
+
+    @property
+    def send(self) -> CipherState:
+        """The cipher of what this side sends."""
+        return self._split()[not self.initiator]
+
+    @property
+    def receive(self) -> CipherState:
+        """The cipher of what the peer sends."""
+        return self._split()[self.initiator]
+
+    def _split(self) -> tuple[CipherState, CipherState]:
+        if self._ciphers is None:
+            self._ciphers = self._symmetric.split()
+        return self._ciphers
 
     def export(self, label: bytes, outputs: int) -> list[bytes]:
         """Independent keys under a label, equal on both sides."""

@@ -8,15 +8,16 @@ for ChaCha20-Poly1305, and every key starts its own counter at zero, so no nonce
 from __future__ import annotations
 
 import hashlib
-import hmac
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.utils import Buffer
 
 __all__ = [
@@ -70,7 +71,7 @@ class Hash:
 
     name: str
     digest: Callable[[bytes], bytes]
-    algorithm: str
+    algorithm: hashes.HashAlgorithm
     length: int
 
 
@@ -79,10 +80,10 @@ CIPHERS = {
     "ChaChaPoly": Cipher("ChaChaPoly", ChaCha20Poly1305, struct.Struct("<IQ").pack),
 }
 HASHES = {
-    "SHA256": Hash("SHA256", lambda data: hashlib.sha256(data).digest(), "sha256", 32),
-    "SHA512": Hash("SHA512", lambda data: hashlib.sha512(data).digest(), "sha512", 64),
-    "BLAKE2s": Hash("BLAKE2s", lambda data: hashlib.blake2s(data).digest(), "blake2s", 32),
-    "BLAKE2b": Hash("BLAKE2b", lambda data: hashlib.blake2b(data).digest(), "blake2b", 64),
+    "SHA256": Hash("SHA256", lambda data: hashlib.sha256(data).digest(), hashes.SHA256(), 32),
+    "SHA512": Hash("SHA512", lambda data: hashlib.sha512(data).digest(), hashes.SHA512(), 64),
+    "BLAKE2s": Hash("BLAKE2s", lambda data: hashlib.blake2s(data).digest(), hashes.BLAKE2s(32), 32),
+    "BLAKE2b": Hash("BLAKE2b", lambda data: hashlib.blake2b(data).digest(), hashes.BLAKE2b(64), 64),
 }
 
 
@@ -103,9 +104,6 @@ def encapsulate(public: MLKEM768PublicKey) -> tuple[bytes, bytes]:
 
 def hkdf(hash_: Hash, chaining_key: bytes, material: bytes, outputs: int) -> list[bytes]:
     """Noise's HKDF (section 4.3): RFC 5869 with the chaining key as salt and empty info."""
-    secret = hmac.digest(chaining_key, material, hash_.algorithm)
-    blocks, block = [], b""
-    for counter in range(1, outputs + 1):
-        block = hmac.digest(secret, block + bytes([counter]), hash_.algorithm)
-        blocks.append(block)
-    return blocks
+    length = hash_.length
+    derived = HKDF(hash_.algorithm, outputs * length, chaining_key, b"").derive(material)
+    return [derived[at : at + length] for at in range(0, outputs * length, length)]
