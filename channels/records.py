@@ -52,7 +52,7 @@ PIECE, FEW = 1 << 18, 4  # bytes; records
 SMALL = 4096  # bytes of scratch to begin with
 SLACK = HEADER.size + 3 * TAG  # what sealing adds to a message of one record
 OWN = 16  # channels of a process that each keep what they seal large messages in
-KEEP, KEEP_BYTES = 64, 16 << 20  # how many received buffers a process keeps for another use, and how large ones
+KEEP, KEEP_BYTES = 64, 17 << 20  # how many received buffers a process keeps for another use, and how large ones
 KEEP_IN_ALL = 128 << 20  # bytes
 FREE = 3  # references to a kept buffer that nobody uses: ours, the loop's variable's, and the question's own
 
