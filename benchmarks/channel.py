@@ -1,9 +1,10 @@
 """Channels against plain TCP, stdlib TLS 1.3 and gRPC with mutual TLS: `python -m benchmarks.channel [--quick]`.
 
-Two processes on loopback, all transports interleaved in one run; medians, of ratios within each round against plain TCP.
-TLS resumes no session, verifies both chains, and reads its certificates before the clock starts, as ours its roster.
+Two processes on loopback, all transports interleaved in one run; medians; ratios within each round. `bare` is the
+least that AES-256-GCM over TCP can do in Python, without any protocol: what encryption costs on this machine. TLS
+resumes no session, verifies both chains, and reads its certificates before the clock starts, as our channel its roster.
 Every socket uses cubic, by a small preloaded library built with the system's C compiler, so that gRPC's are included.
-`ceiling` is what one core can reach: 1 / (1 + AES-GCM time / TCP time), measured in the same run.
+`ceiling` is what no interpreter time at all would reach: 1 / (1 + AES-GCM time / TCP time), in the same run.
 Not measured: more than two cores, real networks, processors without vector AES.
 """
 
@@ -28,6 +29,7 @@ from typing import Any
 from benchmarks.transports import (
     DIGEST,
     GRPC_OPTIONS,
+    Bare,
     Credentials,
     Far,
     GrpcStream,
@@ -41,11 +43,20 @@ from benchmarks.transports import (
 )
 from channels import SealedChannel, connect
 from channels.handshake import NoiseIK
-from channels.primitives import CIPHERS
+from channels.primitives import (
+    CIPHERS,
+    HASHES,
+    MLKEM768PrivateKey,
+    X25519PrivateKey,
+    check_kem_key,
+    dh,
+    encapsulate,
+    hkdf,
+)
 from channels.suites import IKHFS_AESGCM, IKHFS_CHACHA
 
 SIZES = {"64 KiB": 64 << 10, "1 MiB": 1 << 20, "16 MiB": 16 << 20}
-NAMES = ("tcp", "sealed", "sealed ChaCha20", "tls", "grpc")
+NAMES = ("tcp", "bare", "sealed", "sealed ChaCha20", "tls", "grpc")
 SUITES = {"sealed": NoiseIK((IKHFS_AESGCM,)), "sealed ChaCha20": NoiseIK((IKHFS_CHACHA,))}
 PACED = 10_000_000_000 // 8  # bytes a second
 SO_MAX_PACING_RATE = 47
@@ -95,6 +106,8 @@ class Near:
     def _dial(self, name: str) -> Transport:
         if name == "tcp":
             return Plain(self._tcp("tcp"))
+        if name == "bare":
+            return Bare(self._tcp("bare"))
         if name == "tls":
             return Tls(self.context.wrap_socket(self._tcp("tls"), server_hostname="localhost"))
         if name == "grpc":
@@ -200,6 +213,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
             for row, size in SIZES.items():
                 table |= _size(near, row, size, rounds, volume)
             table["handshake, ms"] = _handshakes(near, rounds, 6 if quick else 15)
+            table["handshake, its primitives alone, ms"] = {"sealed": 1e3 * _primitives()}
             length = (256 << 20) if quick else (1 << 30)
             sender, receiver = near.extra_memory(length)
             table[f"extra memory of {length >> 20} MiB, MiB"] = {"sender": sender / 2**20, "receiver": receiver / 2**20}
@@ -208,9 +222,10 @@ def measure(*, quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         near = Near(Path(folder), paced=True)
         try:
-            for name in ("tcp", "sealed", "tls"):
+            paced = ("tcp", "bare", "sealed", "tls")
+            for name in paced:
                 near.meet(name)
-            table |= _size(near, "10 Gbit/s, 1 MiB", 1 << 20, rounds, volume, names=("tcp", "sealed", "tls"))
+            table |= _size(near, "10 Gbit/s, 1 MiB", 1 << 20, rounds, volume, names=paced)
         finally:
             near.close()
     table["AES-GCM alone, GB/s"] = {str(size): 1 / _aes(size) / 1e9 for size in SIZES.values()}
@@ -256,6 +271,25 @@ def _handshakes(near: Near, rounds: int, count: int) -> dict[str, float]:
         for name, times in taken.items():
             times += near.handshake(name, count)
     return {name: 1e3 * statistics.median(times) for name, times in taken.items()}
+
+
+def _primitives() -> float:
+    """Seconds of what IKhfs computes on both sides together: cryptography's primitives, and nothing else."""
+    ours, theirs = X25519PrivateKey.generate(), X25519PrivateKey.generate().public_key().public_bytes_raw()
+    times = []
+    for _ in range(50):
+        began = time.perf_counter()
+        kem = MLKEM768PrivateKey.generate()
+        _, ciphertext = encapsulate(check_kem_key(kem.public_key().public_bytes_raw()))
+        kem.decapsulate(ciphertext)
+        for _ in range(2):
+            X25519PrivateKey.generate().public_key().public_bytes_raw()
+        for _ in range(8):
+            dh(ours, theirs)
+        for _ in range(12):
+            hkdf(HASHES["SHA256"], bytes(32), theirs, 2)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
 
 
 def _aes(size: int) -> float:

@@ -26,10 +26,14 @@ from cryptography.x509.oid import NameOID
 
 from channels import Identity, Listener, Roster, SealedChannel
 from channels.handshake import NoiseIK
+from channels.primitives import CIPHERS, TAG
+from channels.records import PIECE
 from channels.suites import IKHFS_AESGCM, IKHFS_CHACHA
 
 DIGEST = bytes(32)
 LENGTH = struct.Struct(">Q")
+NUMBERED = struct.Struct(">QQ")
+NONCE = CIPHERS["AESGCM"].nonce
 ANY_SUITE = NoiseIK((IKHFS_AESGCM, IKHFS_CHACHA))
 GRPC_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -75,6 +79,53 @@ class Tls(Plain):
 
     def _exactly(self, length: int, flags: int = 0) -> memoryview:
         return super()._exactly(length, flags)
+
+
+class Bare:
+    """The least that AES-256-GCM over TCP can do in Python: sealed headers and records, no protocol, one fixed key.
+
+    What our channel loses against it is our own overhead; what it loses against TCP is what encryption costs here.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        aead = CIPHERS["AESGCM"].new(bytes(32))
+        self.sock, self.seal, self.open, self.sealed, self.opened = sock, aead.encrypt_into, aead.decrypt_into, 0, 0
+        self.scratch, self.ring = memoryview(bytearray(PIECE + 64)), memoryview(bytearray(PIECE + 4096))
+        self.memory, self.header = memoryview(bytearray(16 << 20)), memoryview(bytearray(16))
+        self.start = self.end = 0
+
+    def send(self, payload: memoryview) -> None:
+        """A header and the first record in one call, then record by record."""
+        at = self._seal(NUMBERED.pack(0, len(payload)), 0)
+        for begin in range(0, len(payload), PIECE):
+            self.sock.sendall(self.scratch[: self._seal(payload[begin : begin + PIECE], at)])
+            at = 0
+
+    def _seal(self, plain: bytes | memoryview, at: int) -> int:
+        end = at + len(plain) + TAG
+        self.seal(NONCE(0, self.sealed), plain, None, self.scratch[at:end])
+        self.sealed += 1
+        return end
+
+    def recv(self) -> memoryview:
+        """A view of the reused buffer."""
+        self._open(self.header)
+        _, length = NUMBERED.unpack(self.header)
+        for begin in range(0, length, PIECE):
+            self._open(self.memory[begin : min(begin + PIECE, length)])
+        return self.memory[:length]
+
+    def _open(self, out: memoryview) -> None:
+        length, ring = len(out) + TAG, self.ring
+        left = self.end - self.start
+        if left < length and (not left or self.start + length > len(ring)):
+            ring[:left] = ring[self.start : self.end]
+            self.start, self.end = 0, left
+        while self.end - self.start < length:
+            self.end += self.sock.recv_into(ring[self.end :])
+        self.open(NONCE(0, self.opened), ring[self.start : self.start + length], None, out)
+        self.start += length
+        self.opened += 1
 
 
 class Sealed:
@@ -173,7 +224,7 @@ class Far:
     def __init__(self, credentials: Credentials) -> None:
         self.credentials = credentials
         me, roster = credentials.side("far")
-        self.tcp, self.tls = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+        self.tcp, self.bare, self.tls = (socket.create_server(("127.0.0.1", 0)) for _ in range(3))
         self.context = credentials.context(server=True)
         self.sealed = Listener("127.0.0.1:0", me, roster, digest=DIGEST, handshake=ANY_SUITE)
         self.streams: queue.Queue[GrpcStream] = queue.Queue()
@@ -181,8 +232,8 @@ class Far:
 
     def serve(self) -> None:
         """Say the ports, then follow orders, a JSON line each, until standard input ends."""
-        ports = {"tcp": self.tcp.getsockname()[1], "tls": self.tls.getsockname()[1], "grpc": self._serve_grpc()}
-        say({**ports, "sealed": int(self.sealed.address.rpartition(":")[2])})
+        ports = {name: getattr(self, name).getsockname()[1] for name in ("tcp", "bare", "tls")}
+        say({**ports, "grpc": self._serve_grpc(), "sealed": int(self.sealed.address.rpartition(":")[2])})
         for line in sys.stdin:
             order = json.loads(line)
             say(getattr(self, order.pop("do"))(**order))
@@ -191,6 +242,8 @@ class Far:
         """Accept one connection."""
         if name == "tcp":
             self.transports[name] = Plain(tuned(self.tcp.accept()[0]))
+        elif name == "bare":
+            self.transports[name] = Bare(tuned(self.bare.accept()[0]))
         elif name == "tls":
             self.transports[name] = Tls(self.context.wrap_socket(tuned(self.tls.accept()[0]), server_side=True))
         elif name == "grpc":
