@@ -23,10 +23,15 @@ from torch import Tensor, nn
 from secsplit.accounting import INPUTS, LABELS, Adjacency, Charge, gaussian_mu
 from secsplit.defenses.base import Defense, Host
 from secsplit.defenses.noise import Noise
+from secsplit.defenses.nopeek import NoPeekSpec
 from secsplit.defenses.spec import AtSegment, Positive, Spec
 from secsplit.errors import RunError
 from secsplit.message import Stamp
 from secsplit.topology import Topology
+
+INSIDE = 1 - 2.0**-14  # room for the rounding of float32 sums over a whole network's entries
+LARGEST = 1e18  # beyond, squares overflow in float32
+LONGEST = 1024.0  # times the clip: what a row's gradient may be in ghost clipping
 
 
 class DPSGDSpec(AtSegment):
@@ -48,7 +53,6 @@ class DPSGDSpec(AtSegment):
     fix: bool = False
 
     def fits(self, topology: Topology, specs: Sequence[Spec], micro_batches: int) -> None:
-        del topology
         if micro_batches > 1:
             raise RunError(
                 f"train.micro_batches: {micro_batches} with dp-sgd on {self.segment!r}: per-example gradients are "
@@ -56,6 +60,12 @@ class DPSGDSpec(AtSegment):
             )
         if any(isinstance(spec, AtSegment) and spec is not self and spec.segment == self.segment for spec in specs):
             raise RunError(f"defenses.segment: dp-sgd: another defense acts on the training of {self.segment!r} too")
+        role = self.role(topology)
+        if any(isinstance(spec, NoPeekSpec) and spec.role(topology) == role for spec in specs):
+            raise RunError(
+                f"defenses.kind: nopeek and dp-sgd at role {role!r}: a distance correlation makes each example's "
+                "gradient depend on all examples of the batch, and no per-example clip bounds it; leave nopeek out"
+            )
 
     def updates(self, segment: str) -> tuple[Charge, ...]:
         if segment != self.segment:
@@ -139,6 +149,9 @@ class DPSGD(Defense):
     def _clipped_sums(self) -> list[Tensor]:
         """Sum over examples of their gradients clipped to C / B, parameter by parameter; frees what hooks kept."""
         samples: list[Tensor | None] = [getattr(p, "grad_sample", None) for p in self._parameters]
+        for s in samples:
+            if s is not None:  # a peer's gradient may overflow on the way: bounded, so that a norm exists to clip by
+                s.nan_to_num_().clamp_(-LARGEST, LARGEST)
         known = [s for s in samples if s is not None]
         norms = torch.stack([s.flatten(1).norm(dim=1) for s in known]).norm(dim=0) if known else torch.zeros(0)
         factor = self.factor(norms)
@@ -150,14 +163,35 @@ class DPSGD(Defense):
         ]
 
     def factor(self, norms: Tensor) -> Tensor:
-        """(batch,) what brings gradients of those norms into the ball of radius C / B."""
-        return (self.spec.clip / self._batch / norms.clamp(min=1e-30)).clamp(max=1.0)
+        """(batch,) what brings gradients of those norms a hair inside the ball of radius C / B; 0 where there is none."""
+        factor = (self.radius * INSIDE / norms.clamp(min=1e-30)).clamp(max=1.0)
+        return factor.nan_to_num(nan=0.0)
+
+    @property
+    def radius(self) -> float:
+        """C / B: of the ball that an example's part of the mean gradient is clipped to."""
+        return self.spec.clip / self._batch
 
 
 def mixes(layer: nn.Module) -> bool:
     """Whether a layer's output or state depends on several examples: no per-example clip bounds it then."""
     norm = nn.modules.batchnorm._NormBase
     return isinstance(layer, nn.modules.batchnorm._BatchNorm) or (isinstance(layer, norm) and layer.track_running_stats)
+
+
+def linear_norms(layer: nn.Linear, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
+    """Each example's gradient norms in a linear layer; of sequences by the gradients themselves.
+
+    Opacus takes those of sequences from Gram matrices, whose terms cancel in float32: a peer can choose gradients whose
+    norm then reads as nothing, and no clip happens.
+    """
+    from opacus.grad_sample.linear import compute_linear_grad_sample, compute_linear_norm_sample
+
+    if backprops.dim() == 2:  # one position: nothing to cancel
+        norms: dict[nn.Parameter, Tensor] = compute_linear_norm_sample(layer, activations, backprops)
+        return norms
+    samples = compute_linear_grad_sample(layer, activations, backprops)
+    return {parameter: sample.flatten(1).norm(dim=1) for parameter, sample in samples.items()}
 
 
 class Ghost(nn.Module):
@@ -173,6 +207,7 @@ class Ghost(nn.Module):
         self.inner = inner
         self._private = private
         self._hooks = GradSampleHooksFastGradientClipping(inner, loss_reduction="sum", use_ghost_clipping=True)
+        self._hooks.NORM_SAMPLERS = {**self._hooks.NORM_SAMPLERS, nn.Linear: linear_norms}
         self._anchor = torch.zeros((), requires_grad=True)  # so that backward comes here even for the first segment
         self._sums: list[Tensor] | None = None
 
@@ -185,13 +220,23 @@ class Ghost(nn.Module):
         return _Twice.apply(self._anchor, lambda gradient: self.twice(made, gradient), made.detach())  # type: ignore[no-untyped-call]
 
     def twice(self, made: Tensor, gradient: Tensor) -> None:
-        """Both passes: the inputs' gradients come from the first, unclipped; the weights' from the second."""
+        """Both passes: the inputs' gradients come from the first, unclipped; the weights' from the second.
+
+        Unlike with hooks, what is clipped by is not the very gradient that is summed: the two differ by rounding, which
+        is as large as their terms. So rows far longer than the clip are shortened first.
+        """
         parameters = self._private._parameters
+        lengths = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
+        longest = LONGEST * self._private.radius
+        shorter = (longest / lengths.clamp(min=longest)).to(gradient).view(-1, *[1] * (gradient.ndim - 1))
+        gradient = gradient * shorter
         torch.autograd.backward(made, gradient, retain_graph=True)
         factor = self._private.factor(self._hooks.get_norm_sample())
         self._hooks.disable_hooks()
         scaled = gradient * factor.view(-1, *[1] * (gradient.ndim - 1))
         self._sums = list(torch.autograd.grad(made, parameters, scaled))
+        if not all(bool(torch.isfinite(total).all()) for total in self._sums):
+            raise RunError("defenses.clipping: an example's gradient overflowed; stopped; clipping = 'hooks' bounds it")
         self._hooks.enable_hooks()
 
     def take(self) -> list[Tensor]:

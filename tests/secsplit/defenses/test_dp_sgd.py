@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secsplit.accounting import INPUTS, LABELS
-from secsplit.defenses import Noise
+from secsplit.defenses import Noise, check
 from secsplit.defenses.dp_sgd import DPSGD, DPSGDSpec
+from secsplit.defenses.nopeek import NoPeekSpec
 from secsplit.errors import RunError
 from secsplit.message import Stamp
 from secsplit.topologies import named
@@ -187,3 +188,42 @@ def test_misuse_is_refused() -> None:
         spec.fits(named("vanilla"), [spec, DPSGDSpec(segment="bottom", clip=2, sigma=1)], 1)
     with pytest.raises(RunError, match="no segment 'botom'"):
         DPSGDSpec(segment="botom", clip=1, sigma=1).role(named("vanilla"))
+
+
+@pytest.mark.parametrize("clipping", ["hooks", "ghost"])
+@pytest.mark.parametrize("scale", [1.0, 1e20, 3e38])
+def test_a_peer_s_largest_gradients_are_clipped_all_the_same(scale: float, clipping: str) -> None:
+    """Overflow on the way must neither spoil the weights, which would tell of one record, nor escape the clip."""
+    net, _, x, _ = case("linear")
+    host = hosted(net, clipping=clipping)
+    before = [p.detach().clone() for p in net.parameters()]
+    host.defense.begin(Stamp(0), torch.arange(B))
+    h = host.modules["b"](x * 3)
+    h.backward(torch.ones_like(h) * scale)
+    host.optimizers["b"].step()
+    moved = torch.cat([(p.detach() - q).flatten() for p, q in zip(net.parameters(), before, strict=True)])
+    assert bool(torch.isfinite(moved).all())
+    assert float(moved.norm()) <= CLIP
+
+
+def test_terms_that_cancel_do_not_escape_a_ghost_s_clip() -> None:
+    """Two positions of one sequence, gradients of 1e9 and -1e9: norms by Gram matrices read as nothing."""
+    net = nn.Linear(4, 2, bias=False)
+    host = hosted(net, clipping="ghost")
+    for number in range(60):
+        coins = torch.Generator().manual_seed(number)
+        before = net.weight.detach().clone()
+        apart = 10 ** -float(torch.rand((), generator=coins) * 4 + 3)
+        a = torch.randn(1, 1, 4, generator=coins)
+        host.defense.begin(Stamp(number), torch.arange(1))
+        h = host.modules["b"](torch.cat([a, a * (1 + apart)], 1))
+        h.backward(torch.tensor([[[1e9, 0.0], [-1e9, 0.0]]]))
+        host.optimizers["b"].step()
+        host.optimizers["b"].zero_grad(set_to_none=True)
+        assert float((net.weight.detach() - before).norm()) <= CLIP * (1 + 1e-3)
+
+
+def test_a_penalty_over_the_whole_batch_is_refused_beside_it() -> None:
+    specs = [NoPeekSpec(edge="bottom->top", a=0.5), DPSGDSpec(segment="bottom", clip=1.0, sigma=1.0)]
+    with pytest.raises(RunError, match="depend on all examples of the batch"):
+        check(specs, named("vanilla"))
