@@ -21,7 +21,12 @@ from torch import Tensor
 from secsplit.accounting import Adjacency, Charge, gaussian_mu
 from secsplit.defenses.base import DEPENDS, Outgoing
 from secsplit.defenses.frozen import FrozenSpec
+from secsplit.defenses.iso import IsoSpec
+from secsplit.defenses.marvell import MarvellSpec
+from secsplit.defenses.max_norm import MaxNormSpec
 from secsplit.defenses.noise import MAX_SCALE, TAIL, Noise
+from secsplit.defenses.prune import PruneSpec
+from secsplit.defenses.quantise import SignSpec
 from secsplit.defenses.spec import AtCrossing, OnMessage, Positive, Spec
 from secsplit.errors import RunError
 from secsplit.message import Kind
@@ -75,7 +80,8 @@ class GaussianSpec(AtCrossing):
         return self
 
     def fits(self, topology: Topology, specs: Sequence[Spec], micro_batches: int) -> None:
-        del topology, micro_batches
+        del micro_batches
+        self._alone(topology, specs)
         source = self.edge.partition("->")[0]
         frozen = {spec.segment for spec in specs if isinstance(spec, FrozenSpec)}
         if self.once and source not in frozen:
@@ -83,6 +89,20 @@ class GaussianSpec(AtCrossing):
                 f"defenses.once: gaussian: segment {source!r} learns, so what it sends of an example changes, and "
                 f"cannot be sent once; add a defense kind = 'frozen' with segment = {source!r}, or leave once out"
             )
+
+    def _alone(self, topology: Topology, specs: Sequence[Spec]) -> None:
+        """Raises RunError where another defense of the same message would make the bound false."""
+        crossing, before = self.crossing(topology), True
+        for spec in specs:
+            if spec is self:
+                before = False
+                continue
+            reason = _spoils(spec, before) if spec.crossing(topology) == crossing else None
+            if reason is not None:
+                raise RunError(
+                    f"defenses.kind: {spec.kind} and gaussian on {self.edge!r}: {reason}, so the noise would not bound "
+                    f"what one record changes; leave {spec.kind} out"
+                )
 
     def bounds(self, kind: Kind, edge: str, *, training: bool = True) -> tuple[Charge, ...]:
         del training
@@ -96,6 +116,17 @@ class GaussianSpec(AtCrossing):
     def build(self, noise: Noise, classes: Mapping[str, int]) -> Gaussian:
         del classes
         return Gaussian(self, noise)
+
+
+def _spoils(spec: Spec, before: bool) -> str | None:
+    """Why a defense of the same message spoils the bound: it mixes rows before, or reads what is not noised after."""
+    if isinstance(spec, GaussianSpec):
+        return "its noise is drawn under the same name, and is not independent"
+    if isinstance(spec, IsoSpec | MaxNormSpec | MarvellSpec):
+        return "its noise follows from the other rows or the labels, and is drawn under the same name"
+    if before and (isinstance(spec, SignSpec) or (isinstance(spec, PruneSpec) and spec.by == "batch")):
+        return "one record changes what it leaves of all rows of the batch"
+    return None
 
 
 class Gaussian(OnMessage[GaussianSpec]):

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from secsplit.accounting import INPUTS, LABELS
-from secsplit.defenses import Noise, Outgoing
+from secsplit.defenses import AnySpec, DefenseSpec, Noise, Outgoing, check
 from secsplit.defenses.frozen import FrozenSpec
 from secsplit.defenses.gaussian import Gaussian, GaussianSpec, clipped, grid
+from secsplit.defenses.quantise import Sign, SignSpec
 from secsplit.errors import RunError
 from secsplit.message import Kind, Stamp
 from secsplit.topologies import named
@@ -192,3 +193,40 @@ def test_a_message_that_does_not_cross_is_refused() -> None:
         spec(edge="botom->top").role(named("vanilla"))
     assert spec().role(named("vanilla")) == "client"
     assert spec(message="cut-grad").role(named("vanilla")) == "server"
+
+
+BESIDE = {
+    "sign": {"kind": "sign"},
+    "prune": {"kind": "prune", "keep": 0.1},
+    "iso": {"kind": "iso", "t": 1.0},
+    "max-norm": {"kind": "max-norm"},
+    "gaussian": {"kind": "gaussian", "clip": 1.0, "sigma": 2.0},
+    "quantise": {"kind": "quantise", "levels": 4},
+    "prune-row": {"kind": "prune", "keep": 0.1, "by": "row"},
+    "dropout": {"kind": "dropout", "p": 0.5},
+}
+SPOILS = {"before": {"sign", "prune", "iso", "max-norm", "gaussian"}, "after": {"iso", "max-norm", "gaussian"}}
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_would_make_its_bound_false_is_refused(name: str, where: str) -> None:
+    """Before it: one record that changes all rows' messages. On either side: noise that is not independent of it."""
+    adapter = TypeAdapter[AnySpec](DefenseSpec)
+    other = adapter.validate_python({"edge": EDGE, "message": "smashed", **BESIDE[name]})
+    specs = [other, spec()] if where == "before" else [spec(), other]
+    if name in SPOILS[where]:
+        with pytest.raises(RunError, match="the noise would not bound what one record changes"):
+            check(specs, named("vanilla"))
+    else:
+        check(specs, named("vanilla"))
+
+
+def test_mixing_before_the_noise_does_change_the_other_rows() -> None:
+    """Why: with one record replaced, the sign's mean magnitude moves every row that the noise should have hidden."""
+    h = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)) * 0.05
+    other = h.clone()
+    other[0] *= 100
+    signed = [Sign(SignSpec(edge=EDGE)).outgoing(out(each)) for each in (h, other)]
+    apart = clipped(signed[0], 1.0) - clipped(signed[1], 1.0)
+    assert float(apart.norm()) > 2.0  # the sensitivity that was accounted for
