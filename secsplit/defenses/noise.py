@@ -39,7 +39,8 @@ MIN_SCALE, MAX_SCALE = 256.0, 2048.0  # of the rounded normal, in grid steps
 TAIL = 12.0  # standard deviations kept; beyond lies 4e-33
 UNITS = 1 << 47  # of probability in a column; 16 + 47 bits a draw
 
-NORMAL_TV = 2.8e-11  # two-sided mass beyond 6.66 standard deviations, where float32 Box-Muller ends
+NEAR_END = 256  # of 2^31: draws whose radius gets more bits
+NORMAL_TV = 4e-27  # two-sided mass beyond 10.75 standard deviations, where the float32 Box-Muller ends
 ROUNDED_TV = 2.0**-46  # rounding of the table's probabilities, and the tail
 
 
@@ -111,18 +112,30 @@ class Noise:
         return (self.words(name, n, purpose="uniform") & ((1 << 53) - 1)).double() * 2.0**-53
 
     def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal float32 of that shape, by Box and Muller; no value exceeds 6.66."""
+        """Standard normal float32 of that shape, by Box and Muller; no value exceeds 10.8.
+
+        31 bits give a radius of at most 6.66. A shift of a few standard deviations would show beyond that, and cost
+        more than delta; so the few draws near the end get 53 bits more.
+        """
         n = math.prod(shape)
         half = (n + 1) // 2
         bits = torch.empty(2, half, dtype=torch.int32)
         self._fill(f"normal|{name}", bits)
-        radius = bits[0].bitwise_and_(0x7FFFFFFF).to(torch.float32)
-        radius.add_(0.5).mul_(2.0**-31).log_().mul_(-2.0).clamp_(min=0.0).sqrt_()
+        whole = bits[0].bitwise_and_(0x7FFFFFFF)
+        radius = whole.to(torch.float32).add_(0.5)
+        if half and int(whole.min()) < NEAR_END:
+            self._lengthen(name, whole, radius)
+        radius.mul_(2.0**-31).log_().mul_(-2.0).clamp_(min=0.0).sqrt_()
         angle = bits[1].to(torch.float32).mul_(2.0 * math.pi * 2.0**-32)
         drawn = torch.empty(2, half)
         torch.mul(radius, torch.sin(angle), out=drawn[0])
         torch.mul(radius, angle.cos_(), out=drawn[1])
         return drawn.view(-1)[:n].view(shape)
+
+    def _lengthen(self, name: str, whole: Tensor, radius: Tensor) -> None:
+        """Give the draws below NEAR_END a fraction of their own: whole, radius (n,)."""
+        few = (whole < NEAR_END).nonzero().flatten()
+        radius[few] = (whole[few] + self.uniform(f"normal|end|{name}", len(few)) + 2.0**-54).float()
 
     def rounded_normal(self, name: str, shape: tuple[int, ...], scale: float) -> Tensor:
         """int64 of that shape: N(0, scale^2) rounded to integers; scale between 256 and 2048 grid steps."""

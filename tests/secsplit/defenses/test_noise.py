@@ -70,9 +70,18 @@ def test_names_are_independent() -> None:
 
 
 def test_the_float_law_ends_where_it_says() -> None:
-    least = 0.5 * 2.0**-31
-    assert math.sqrt(-2 * math.log(least)) < 6.66 + 0.01
+    least = 2.0**-54 * 2.0**-31
+    assert 10.7 < math.sqrt(-2 * math.log(least)) < 10.9
     assert 2 * stats.norm.sf(math.sqrt(-2 * math.log(least))) <= NORMAL_TV
+
+
+def test_the_float_law_does_not_end_where_31_bits_do() -> None:
+    """Two values a few deviations apart must not be told apart by where the noise of the one can no longer reach."""
+    whole = torch.zeros(10_000, dtype=torch.int32)
+    radius = whole.float() + 0.5
+    SOURCE._lengthen("end", whole, radius)
+    assert stats.kstest(radius.numpy(), "uniform").pvalue > 1e-3
+    assert float((radius.double() * 2.0**-31).log().mul(-2).sqrt().max()) > 7.5
 
 
 @pytest.mark.parametrize("scale", [256.0, 1024.0, 1999.7])
