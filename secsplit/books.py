@@ -16,6 +16,8 @@ from pathlib import Path
 from secsplit.accounting import Release
 from secsplit.assemble import modules_of, party_of
 from secsplit.defenses import Noise
+from secsplit.errors import LedgerDamaged
+from secsplit.journal import Head
 from secsplit.ledger import BudgetSpec, Ledger
 from secsplit.party import Party
 from secsplit.run import Run
@@ -52,6 +54,7 @@ def opened(run: Run, folder: RunDir, names: Iterable[str]) -> Iterator[Books]:
             noise = Noise.kept(mine.path / KEY)
             party = parties[name] = party_of(run, name, modules, noise=noise, accounted=True)
             ledgers[name] = stack.enter_context(_ledger(mine, party, noise, run.file.parties[name].budget))
+            _continues(mine, ledgers[name])
             stack.callback(_tell, mine, ledgers[name])
         yield Books(parties, ledgers)
 
@@ -65,6 +68,20 @@ def _ledger(folder: PartyDir, party: Party, noise: Noise, budget: BudgetSpec) ->
     }
     path = Path(budget.ledger).expanduser() if budget.ledger else folder.path / LEDGER
     return Ledger(path, party=party.name, run=noise.fingerprint, budget=budget, records=records)
+
+
+def _continues(folder: PartyDir, ledger: Ledger) -> None:
+    """Raises LedgerDamaged unless the ledger is the one that an earlier run of this folder left, head and all.
+
+    The head kept beside a ledger goes with it where both are deleted or restored together; this one stays.
+    """
+    path = folder.path / SPENT
+    if not path.exists():
+        return
+    try:
+        ledger.follows(Head(**json.loads(path.read_bytes())["head"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise LedgerDamaged(f"{path}: not what a ledger leaves: {error}; nothing sent") from None
 
 
 def _tell(folder: PartyDir, ledger: Ledger) -> None:

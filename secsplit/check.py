@@ -246,7 +246,9 @@ def _open_links(run: Run) -> Iterator[Remark]:
             if charge.finite:
                 continue
             on = f"{', '.join(link.covered)} acts on it and proves nothing" if link.covered else "nothing acts on it"
-            if crossing.kind is Kind.LABELS:
+            if crossing.kind is Kind.LABELS and crossing.edge in run.topology.reconstructions:
+                text = f"{crossing.sender} sends its inputs themselves to {crossing.receiver}, as what to reconstruct"
+            elif crossing.kind is Kind.LABELS:
                 text = f"{crossing.sender} sends every training label to {crossing.receiver} in clear"
             elif charge.protects == LABELS:
                 text = f"gradients to {crossing.receiver} carry the labels of {crossing.sender}'s records; {on}"

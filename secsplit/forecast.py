@@ -22,7 +22,7 @@ from secsplit.accounting import (
 )
 from secsplit.claims import EVERYONE
 from secsplit.defenses import Spec
-from secsplit.defenses.base import DEPENDS
+from secsplit.defenses.base import depends_on
 from secsplit.message import Kind
 from secsplit.run import Run
 from secsplit.topology import Crossing, Topology
@@ -107,7 +107,7 @@ def links(topology: Topology, specs: Sequence[Spec], *, training: bool = True) -
         )
         charges = tuple(
             _bound(mine, crossing, what, training)
-            for what in DEPENDS[crossing.kind]
+            for what in depends_on(crossing.kind, target=crossing.edge in topology.reconstructions)
             if what in owned(topology, crossing.sender)
         )
         found.append(Link(crossing, covered, charges))

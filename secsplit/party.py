@@ -265,7 +265,10 @@ class Party:
         if not self.accounted:
             return Send(to, message)
         tensors = tuple(message.tensors.values())
-        out = Outgoing(message.kind, message.edge, message.stamp, tensors[0], None, rows, to, of=len(tensors))
+        target = message.edge in self.topology.reconstructions
+        out = Outgoing(
+            message.kind, message.edge, message.stamp, tensors[0], None, rows, to, of=len(tensors), target=target
+        )
         return Send(to, message, self.defenses.releases(out))
 
     def accepted(self, peer: str, message: Message) -> Message:

@@ -180,6 +180,11 @@ class Topology:
                 yield Crossing(Kind.LABELS, objective.name, objective.holder, objective.at)
 
     @cached_property
+    def reconstructions(self) -> frozenset[str]:
+        """The objectives whose target is a column of the inputs."""
+        return frozenset(o.name for o in self.objectives if o.target.startswith(DATA))
+
+    @cached_property
     def links(self) -> tuple[tuple[str, str], ...]:
         """The pairs of roles that exchange messages, each pair once, in graph order."""
         pairs = [(crossing.sender, crossing.receiver) for crossing in self.crossings]

@@ -28,7 +28,7 @@ class Outgoing:
     tensor: (batch, ...). Smashed data still carries its graph, so that clipping is differentiated; a cut gradient, an
     output or labels carry none. labels: (batch,) of the rows, where this party holds them (any objective's first
     column). rows: (batch,) positions in the cast's records. receiver: the peer it goes to. index, of: which of how many
-    tensors of the message it is.
+    tensors of the message it is. target: a column of the inputs, where that is what the loss is held against.
     """
 
     kind: Kind
@@ -40,6 +40,7 @@ class Outgoing:
     receiver: str = ""
     index: int = 0
     of: int = 1
+    target: bool = False
 
     @property
     def name(self) -> str:
@@ -143,6 +144,11 @@ DEPENDS: Mapping[Kind, tuple[Protects, ...]] = {
 }
 
 
+def depends_on(kind: Kind, *, target: bool = False) -> tuple[Protects, ...]:
+    """What a message tells of; target: of labels that are a column of the inputs, as an autoencoder's are."""
+    return (INPUTS,) if target and kind is Kind.LABELS else DEPENDS[kind]
+
+
 PENDING = "pending."  # prefix, in a checkpoint, of steps that no message has been charged for yet
 
 
@@ -217,7 +223,7 @@ class Defenses(Sequence[Defense]):
 
     def releases(self, out: Outgoing) -> Release:
         """What this message costs the records of this party; also charges the optimizer steps it may depend on."""
-        depends = [what for what in DEPENDS[out.kind] if what in self._owns]
+        depends = [what for what in depends_on(out.kind, target=out.target) if what in self._owns]
         charges = tuple(self._bound(out, what) for what in depends)
         updates, self._pending = tuple(self._pending), []
         return Release(out.name, out.rows, out.stamp.cast, out.stamp.training, charges, updates)

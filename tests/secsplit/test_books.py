@@ -12,9 +12,12 @@ import torch
 
 from secsplit.assemble import parties_of, party_of
 from secsplit.books import KEY, LEDGER, opened
+from secsplit.check import check
+from secsplit.claims import EVERYONE
 from secsplit.defenses import Noise
 from secsplit.drive import simulate
 from secsplit.errors import BudgetSpent, LedgerDamaged, NoiseRedrawn, PeerError, RunError
+from secsplit.forecast import forecasts
 from secsplit.journal import anchor_of
 from secsplit.message import Kind
 from secsplit.run import Run
@@ -145,6 +148,45 @@ def test_a_damaged_ledger_stops_a_run_before_it_begins(tmp_path: Path) -> None:
     assert anchor_of(path).exists()
     with pytest.raises(LedgerDamaged, match="rolled back"):
         trained(run, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["deleted", "restored", "another"])
+def test_a_ledger_gone_or_rolled_back_with_its_head_stops_a_run(tmp_path: Path, how: str) -> None:
+    run = run_of(FROZEN, GAUSSIAN)
+    trained(run, tmp_path)
+    path = ledger(tmp_path)
+    if how == "deleted":
+        path.unlink()
+        anchor_of(path).unlink()
+    elif how == "restored":
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+        anchor_of(path).unlink()
+        anchor_of(path).write_text(f"{2:>16} {path.read_bytes().splitlines()[1].split()[0].decode()}\n")
+    else:
+        run = run_of(FROZEN, GAUSSIAN, budget={"ledger": str(tmp_path / "another.jsonl")})
+    with pytest.raises(LedgerDamaged, match="does not continue line"):
+        trained(run, tmp_path)
+
+
+def test_inputs_that_leave_as_what_to_reconstruct_are_charged(tmp_path: Path) -> None:
+    """An autoencoder whose loss lies elsewhere sends its records themselves, however well its messages are noised."""
+    own = {
+        "segments": [
+            {"name": "bottom", "role": "client", "inputs": ["data:x"]},
+            {"name": "top", "role": "server", "inputs": ["bottom"]},
+        ],
+        "name": "own",
+        "objectives": [{"segment": "top", "holder": "client", "at": "server", "target": "data:x", "loss": "mse"}],
+    }
+    run = run_of(FROZEN, GAUSSIAN)
+    run = Run.of(parse({**run.file.model_dump(mode="json", exclude_none=True), "topology": own}))
+    train_simulated(run, tmp_path, lambda party, news: None)
+    told = spent(tmp_path)["inputs", True]
+    assert told["epsilon"] is None
+    assert "labels messages on loss" in told["statement"]
+    assert any("sends its inputs themselves to server" in gap.text for gap in check(run).gaps)
+    forecast = next(f for f in forecasts(run) if (f.protects, f.training, f.to) == ("inputs", True, EVERYONE))
+    assert forecast.epsilon(1e-5) == float("inf")
 
 
 def test_keys_and_ledgers_are_private_files(tmp_path: Path) -> None:
