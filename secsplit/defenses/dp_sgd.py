@@ -163,7 +163,7 @@ class DPSGD(Defense):
         ]
 
     def factor(self, norms: Tensor) -> Tensor:
-        """(batch,) what brings gradients of those norms a hair inside the ball of radius C / B; 0 where there is none."""
+        """(batch,) what brings gradients of those norms a hair inside the ball of radius C / B; 0 for no norm."""
         factor = (self.radius * INSIDE / norms.clamp(min=1e-30)).clamp(max=1.0)
         return factor.nan_to_num(nan=0.0)
 
