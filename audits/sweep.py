@@ -82,13 +82,22 @@ def sweep(
         for result in carried_out(plan, folder):
             results[result.key] = result
             tell(len(results), len(plan), result.setting)
-    made = _controlled([results[point.key] for point in plan], spec.control)
+    made = _controlled([_found(results, point) for point in plan], spec.control)
     grid = Grid(
         name=str(tables.get("name", "run")), key=key_of(tables), control=spec.control, seeds=spec.seeds,
         held_out=spec.held_out, axes=tuple(spec.axes), points=made,
     )  # fmt: skip
     grid.save(folder)
     return grid
+
+
+def _found(results: Mapping[str, PointResult], point: Point) -> PointResult:
+    if point.key not in results:
+        raise RunError(
+            f"{point.setting}: a worker computed it with other code than this process has (edited meanwhile, or another "
+            "version on its host); start the sweep again: what was computed with this code is not computed twice"
+        )
+    return results[point.key]
 
 
 def _controlled(results: Sequence[PointResult], control: str | None) -> tuple[PointResult, ...]:

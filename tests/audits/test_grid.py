@@ -206,6 +206,20 @@ def test_another_version_of_the_code_computes_anew(monkeypatch: pytest.MonkeyPat
     assert keys.isdisjoint({point.key for point in points(TABLES)})
 
 
+def test_a_worker_with_other_code_is_named(
+    made: tuple[Path, Grid], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its results are those of another program: they are not taken, and what to do is said."""
+
+    @contextmanager
+    def elsewhere(executor: str, jobs: int) -> Iterator[sweeps.CarryOut]:
+        yield lambda plan, folder: iter([point.model_copy(update={"key": "another"}) for point in made[1].points])
+
+    monkeypatch.setattr(sweeps, "_workers", elsewhere)
+    with pytest.raises(RunError, match="other code than this process has"):
+        sweep(FEW, tmp_path)
+
+
 def test_a_sweep_is_sealed_and_verified(made: tuple[Path, Grid], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made[0], tmp_path / "grid"))
     write(report_of_sweep(made[1], folder), folder)
