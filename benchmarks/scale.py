@@ -46,7 +46,7 @@ from secsplit.steps import News
 from secsplit.topologies import named
 
 CLIENTS = (2, 10, 100, 500)
-METHODS = ("sl-am", "splitfed-v1", "splitfed-v3")
+METHODS = ("sl-ac", "sl-am", "splitfed-v1", "splitfed-v3")
 BATCH, BATCHES = 32, 2  # records in a mini-batch, mini-batches of a client in an epoch
 MEETING = 500.0  # seconds
 TIME, MEMORY = 1.15, 150  # asked for: of 2 clients; MB more than with 2

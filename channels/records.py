@@ -453,7 +453,7 @@ class Opener:
                 self.keys.drop("a message did not arrive whole and authentic")
                 raise
             holding[:] = (payload[:total],)
-            payload = record = EMPTY  # nothing here keeps a message alive that its receiver has let go
+            payload = record = here = EMPTY  # nothing here keeps alive what its receiver, or a wire, has let go
             yield KINDS[kind], _frame(Frame, (meta, holding.pop()))
 
     def _judge(self, total: int, meta_length: int, kind: int, padded: int) -> None:

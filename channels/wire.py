@@ -22,10 +22,12 @@ from math import inf
 from typing import Protocol
 
 from channels.errors import ChannelDead, DeadlineExceeded, Truncated
+from channels.records import Warm
 
 TICK = 1.0  # seconds
 READ_AHEAD = 4096  # bytes
 MOST_AHEAD = (1 << 18) + READ_AHEAD  # bytes, once a look at so much has been asked for, and until nothing comes
+AHEAD = Warm()  # of all wires of a process: as many as are busy at once
 STALL = 30.0  # seconds without a single byte of progress inside a message
 
 
@@ -130,10 +132,11 @@ class ReadAhead:
         """Have so many bytes in the buffer, and whatever else has come; where they start."""
         left, ahead = self._end - self._start, self._ahead
         if length > len(ahead):
-            self._ahead = memoryview(bytearray(MOST_AHEAD))
+            self._ahead = AHEAD.take(MOST_AHEAD)
         if not left or self._start + length > len(ahead):
             self._ahead[:left] = ahead[self._start : self._end]
             self._start, self._end = 0, left
+        del ahead  # or an idle wire would hold on to it here
         until = self._until(deadline)
         while self._end - self._start < length:
             count = self._receive(self._ahead[self._end :], until)

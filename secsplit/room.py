@@ -18,7 +18,7 @@ from secsplit.message import Kind, Message
 
 CROWD = 16  # peers; a party with more has to be asked
 UNASKED = 64 << 10  # bytes of tensors that pass by themselves
-ROOM = 32 << 20  # bytes that may lie at a party, or be on their way to it, before it waits for their senders
+ROOM = 16 << 20  # bytes that may lie at a party, or be on their way to it, before it waits for their senders
 FAVOURED = 8  # of the peers waited for last, which are always let in
 ASK, ENTER = "room-ask", "room-enter"  # the edges of what links tell each other
 WORDS = (ASK, ENTER)

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from channels import wire as wires
 from channels.channel import SealedChannel
 from channels.errors import ChannelDead, DeadlineExceeded, Truncated
 from channels.pairs import socketpair_pair
+from channels.records import Warm
 from channels.wire import MOST_AHEAD, READ_AHEAD, MemoryWire, SocketWire, Wire
 
 
@@ -146,3 +148,17 @@ def test_an_idle_wire_keeps_no_large_buffer(monkeypatch: pytest.MonkeyPatch) -> 
         assert len(right._ahead) == READ_AHEAD
         left.write(memoryview(b"still here"))
         assert bytes(right.look(10, None) or b"") == b"still here"
+
+
+def test_an_idle_channel_has_let_its_large_buffer_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing refers to it any more, so that another channel of the process reads into it."""
+    monkeypatch.setattr(wires, "AHEAD", Warm())
+    monkeypatch.setattr(wires, "TICK", 0.05)
+    near, far = socketpair_pair()
+    with near, far:
+        near.send(b"meta", bytes(100_000))
+        assert len(far.recv(5).payload) == 100_000
+        with pytest.raises(DeadlineExceeded):
+            far.recv(0.3)
+        ((buffer, _),) = wires.AHEAD._kept[MOST_AHEAD]
+        assert sys.getrefcount(buffer) == 3  # the pool's, this function's, and the question's own
