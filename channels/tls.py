@@ -36,7 +36,7 @@ from channels.x509 import common_name
 
 HEAD = 5  # bytes of a TLS record's header
 MAX_RECORD = (1 << 14) + 256
-MAX_FLIGHT = 16 << 10  # bytes taken from a peer that has not authenticated
+MAX_FLIGHT = 8 << 10  # bytes taken from a peer that has not authenticated
 NONCE = 32
 BATCH = 256 << 10  # bytes moved through OpenSSL at a time
 SAYING = NONCE + 136

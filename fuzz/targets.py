@@ -101,6 +101,7 @@ class Transparent:
 
     def open(self, record: memoryview, out: memoryview) -> None:
         """All is authentic."""
+        out[:] = record
 
     def drop(self, why: str) -> None:
         """Nothing to forget."""
@@ -118,9 +119,11 @@ def records(data: bytes) -> None:
                 try:
                     while at + len(memory) <= len(data):
                         assert len(memory) <= limits.max_meta * 2 + 16, "much memory for one read"
-                        memory[:] = data[at : at + len(memory)]
+                        here = memoryview(data)[at : at + len(memory)]
                         at += len(memory)
-                        memory = conversation.send(None)
+                        if at % 2:  # in place, or out of what was read ahead
+                            memory[:] = here
+                        memory = conversation.send(None if at % 2 else here)
                     conversation.close()
                     break
                 except StopIteration:

@@ -16,8 +16,11 @@ from channels import (
     PeerClosed,
     Roster,
     SealedChannel,
+    Session,
+    SessionListener,
     Truncated,
     circuit,
+    open_session,
     socketpair_pair,
 )
 from channels.channel import Channel
@@ -36,12 +39,23 @@ DIGEST = bytes(32)
 
 
 class Row:
-    """Parties in a row, each with a real channel over TCP to its neighbours only, a router, and a reader a channel."""
+    """Parties in a row, each with a real channel over TCP to its neighbours only, a router, and a reader a channel.
 
-    def __init__(self, names: list[str]) -> None:
-        self.names, self.channels, self.frames = names, dict[tuple[str, str], Channel](), list[tuple[str, str, Frame]]()
+    With `sessions`, those channels are sessions, which survive their connections.
+    """
+
+    def __init__(self, names: list[str], *, sessions: bool = False) -> None:
+        self.names, self.frames = names, list[tuple[str, str, Frame]]()
+        self.channels: dict[tuple[str, str], Channel | Session] = {}
+        self.hosts: list[SessionListener] = []
         for left, right in pairwise(names):
-            with Listener("127.0.0.1:0", KEYS[right], ROSTER, digest=DIGEST) as host:
+            host = Listener("127.0.0.1:0", KEYS[right], ROSTER, digest=DIGEST)
+            if sessions:
+                self.hosts.append(SessionListener(host))
+                self.channels[left, right] = open_session(host.address, KEYS[left], ROSTER, right, digest=DIGEST)
+                self.channels[right, left] = self.hosts[-1].accept(5)
+                continue
+            with host:
                 self.channels[left, right] = connect(host.address, KEYS[left], ROSTER, right, digest=DIGEST)
                 self.channels[right, left] = host.accept(5)
         self.routers = {name: self._router(name) for name in names}
@@ -89,6 +103,8 @@ class Row:
             channel.close()
         for thread in self.threads:
             thread.join(5)
+        for host in self.hosts:
+            host.close()
 
 
 @pytest.fixture(params=[2, 3, 5])
@@ -154,6 +170,28 @@ def test_a_hop_that_changes_a_cell_ends_the_circuit_and_nothing_wrong_arrives(th
     for channel in (near, far):
         with pytest.raises(Truncated):
             channel.recv(10)
+
+
+def test_a_circuit_outlives_the_connections_beneath_it() -> None:
+    """Links between neighbours break again and again; their sessions come back under new keys, and not a cell is lost,
+    repeated or out of order, or the circuit, which counts them, would have ended."""
+    row = Row(["clinic", "relay-1", "relay-2", "compute"], sessions=True)
+    near, far = row.meet()
+    for turn in range(6):
+        for pair, link in row.channels.items():
+            if pair[0] == row.names[turn % 3]:
+                assert isinstance(link, Session)
+                link.drop_link()
+        for sender, receiver in ((near, far), (far, near)):
+            sender.send(b"turn %d" % turn, bytes(20_000))
+            frame = receiver.recv(20)
+            assert (frame.meta, bytes(frame.payload)) == (b"turn %d" % turn, bytes(20_000))
+    broken = [link for link in row.channels.values() if isinstance(link, Session) and len(link.facts.channels) > 2]
+    assert len(broken) == 6
+    near.close()
+    with pytest.raises(PeerClosed):
+        far.recv(5)
+    row.close()
 
 
 def test_a_hop_that_goes_away_is_noticed_at_both_ends(three: Row) -> None:

@@ -18,6 +18,7 @@ from channels import (
     RosterExpired,
     SuiteRefused,
     UnknownPeer,
+    noise,
 )
 from channels.handshake import PREFACE, NoiseIK, agree, frame
 from channels.meeting import Agreement, Claims, Conversation, Side
@@ -109,6 +110,30 @@ def test_a_differing_run_is_named_on_both_sides_but_only_to_enrolled_peers() -> 
     stranger, host = meet(side(EVE, BEN, digest=b"1" * 32), side(BEN, ANN, digest=b"2" * 32))
     assert isinstance(host, UnknownPeer)
     assert isinstance(stranger, EOFError)
+
+
+def test_binding_and_record_keys_depend_on_the_run_and_on_both_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are said under seal, not in the prologue; each ciphertext enters the transcript, so the effect is the same:
+    with all randomness fixed, another digest or another epoch on either side gives another channel."""
+    fixed = [X25519PrivateKey.generate() for _ in range(2)]
+
+    class Fixed:
+        @staticmethod
+        def generate() -> X25519PrivateKey:
+            return next(turn)
+
+    monkeypatch.setattr(noise, "X25519PrivateKey", Fixed)
+    classical = NoiseIK((IK_AESGCM_CLASSICAL,))  # an encapsulation cannot be made to repeat
+    made = []
+    for digest, near, far in ((DIGEST, 1, 1), (DIGEST, 1, 1), (b"e" * 32, 1, 1), (DIGEST, 2, 1), (DIGEST, 1, 2)):
+        turn = iter(fixed)
+        ends = side(ANN, BEN, digest=digest, epoch=near), side(BEN, ANN, digest=digest, epoch=far)
+        agreed = meet(*ends, classical, classical)
+        assert agreed[0].binding == agreed[1].binding
+        made.append((agreed[0].binding, agreed[0].sealer.keys._key, agreed[1].sealer.keys._key))
+    assert made[0] == made[1]
+    for column in zip(*made[1:], strict=True):
+        assert len(set(column)) == 4
 
 
 def test_a_digest_of_another_length_is_refused_at_once() -> None:
@@ -258,7 +283,6 @@ def test_key_compromise_impersonation_gains_nothing() -> None:
 
 def impersonate(forger: HandshakeState, *, ann_public: bytes, ben_private: X25519PrivateKey) -> None:
     """Claim Ann's static key; the one product that needs her private key is made with Ben's stolen one instead."""
-    import channels.noise as noise
 
     class Stolen:
         """DH(s, S) computed from the other end."""

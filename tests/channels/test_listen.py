@@ -1,5 +1,6 @@
 """Listeners under bad callers: strangers cost little, are told nothing, leave one log line, and harm no honest peer."""
 
+import base64
 import contextlib
 import logging
 import os
@@ -210,6 +211,19 @@ def test_log_lines_are_short_and_hold_no_control_characters(host: Listener, capl
     (record,) = [record for record in caplog.records if record.name == "secsplit.channels"]
     assert len(record.getMessage()) <= listen.MAX_LINE
     assert record.getMessage().isprintable()
+
+
+def test_no_key_is_ever_logged(host: Listener, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the log's level, and whoever is met or refused."""
+    caplog.set_level(logging.DEBUG)
+    honest(host)
+    with pytest.raises(HandshakeError):
+        dial(host, EVE, Roster.of([EVE.public, BEN.public], epoch=1, signer=EVE))
+    assert host.refusals
+    for identity in (ANN, BEN, EVE):
+        for key in (identity.noise.private_bytes_raw(), identity.signing.private_bytes_raw()):
+            for form in (key.hex(), base64.b64encode(key).decode(), repr(key)[2:-1]):
+                assert form not in caplog.text
 
 
 def test_a_new_roster_counts_at_once(host: Listener) -> None:
