@@ -95,7 +95,7 @@ def _found(results: Mapping[str, PointResult], point: Point) -> PointResult:
     if point.key not in results:
         raise RunError(
             f"{point.setting}: a worker computed it with other code than this process has (edited meanwhile, or "
-            "another version on its host); start the sweep again: what was computed with this code is not computed twice"
+            "another version on its host); start the sweep again: nothing of this code's is computed twice"
         )
     return results[point.key]
 
