@@ -86,7 +86,8 @@ class NoiseIK:
             raise SuiteRefused(f"protocol version {version}, expected {VERSION}")
         if not 14 <= record_bits <= 22:
             raise SuiteRefused(f"record size 2**{record_bits}, expected 2**14 to 2**22")
-        return accept(number, offered, self.suites), replace(side.limits, record=1 << record_bits)
+        suite, limits, record = accept(number, offered, self.suites), side.limits, 1 << record_bits
+        return suite, limits if limits.record == record else replace(limits, record=record)
 
 
 def agree(
