@@ -267,6 +267,9 @@ class Session:
                     self._find_again(channel, error)
         except ChannelError as error:
             self._finish(error)
+        except BaseException:
+            self._finish(ChannelDead("its reader failed", peer=self.peer.name))  # nobody shall wait for it
+            raise
 
     def _take_all(self, channel: Channel) -> None:
         while True:

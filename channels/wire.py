@@ -173,8 +173,8 @@ class SocketWire(ReadAhead):
             count = self._sock.recv_into(memory, 0, socket.MSG_WAITALL if whole else 0)
         except BlockingIOError:
             return 0
-        except OSError as error:
-            raise self._broken(f"the connection broke: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # ValueError: closed by another thread before this one began to wait
+            raise self._broken(f"the connection broke: {error}") from None
         if not count:
             raise self._broken("the stream ended without a sealed close")
         self.received += count

@@ -110,6 +110,19 @@ def test_closing_wakes_whoever_waits_as_long_as_it_takes(make: Make) -> None:
         right.look(1, inf)
 
 
+@pytest.mark.parametrize("seconds", [0.05, 5, inf])
+def test_a_wire_that_another_thread_has_closed_says_so(make: Make, seconds: float) -> None:
+    """Also to a reader that had not begun to wait, however near its deadline."""
+    _, right = make()
+    right.close()
+    for act in (
+        lambda: right.look(1, time.monotonic() + seconds),
+        lambda: right.fill(memoryview(bytearray(9000)), None),
+    ):
+        with pytest.raises(ChannelDead):
+            act()
+
+
 def test_several_small_messages_come_by_one_system_call() -> None:
     left, right = socketpair_pair()
     with left, right:
