@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,8 @@ from audits.policy import (
 from audits.privacy import Audit, Cell, chosen
 from audits.spent import Spent, spent
 from audits.utility import utilities
+from secsplit.claims import EVERYONE
+from secsplit.forecast import forecasts
 from secsplit.method import AGGREGATOR
 from secsplit.run import Run
 from secsplit.rundir import RunDir
@@ -137,11 +140,8 @@ Judged = Iterable[tuple[bool, str, str]]  # whether it is in order, in words, wh
 def _leakage(rule: LeakageRule, evidence: Evidence) -> Judged:
     wanted = [(a, t) for a, t in evidence.planned if any(fnmatchcase(t, pattern) for pattern in rule.threats)]
     if "all" not in rule.attacks:
-        for name in rule.attacks:
-            if not any(a == name for a, _ in wanted):
-                yield False, f"no evidence: attack {name!r} was not planned for {', '.join(rule.threats)}", ""
         wanted = [(a, t) for a, t in wanted if a in rule.attacks]
-    judged = False
+    judged = set()
     for key in wanted:
         at, cell = evidence.cells.get(key, (-1, None))
         if cell is None:
@@ -150,8 +150,15 @@ def _leakage(rule: LeakageRule, evidence: Evidence) -> Judged:
             yield False, f"no evidence of {key[0]} by {key[1]}: it failed", f"/cells/{at}"
         elif cell.status == "ran" and cell.goal == rule.goal:
             for line in _figures(rule, cell, at):
-                judged = True
+                judged.add(key[0])
                 yield line
+    for name in dict.fromkeys(rule.attacks):
+        if name != "all" and name not in judged:
+            yield (
+                False,
+                f"no evidence: attack {name!r} on the {rule.goal} ran for none of {', '.join(rule.threats)}",
+                "",
+            )
     if not judged:
         yield False, f"no evidence: no attack on the {rule.goal} gave {rule.metric!r}", ""
 
@@ -169,19 +176,22 @@ def _figures(rule: LeakageRule, cell: Cell, at: int) -> Judged:
         worst = pessimistic_score(leak) if rule.metric == SCORE else leak.pessimistic
         name = f"{cell.attack} by {cell.threat}"
         where = f"/cells/{at}/leakages/{i}"
-        if worst is None:
+        if worst is None or not isfinite(worst):
             yield False, f"no evidence: {name} has no interval, n = {leak.n}", where
             continue
         ok = worst <= rule.max if rule.max is not None else rule.min is not None and worst >= rule.min
         end = "upper" if rule.metric == SCORE or METRICS[leak.metric].more else "lower"
         what = f"score of {leak.metric}" if rule.metric == SCORE else leak.metric
+        if ok and leak.interval.startswith("range: "):  # of so few that it is no interval at 95%
+            yield False, f"no evidence: {what} of {name} has no interval at 95%, n = {leak.n} {leak.unit}", where
+            continue
         yield ok, f"{what} {worst:.3g} ({end} end of 95%, n = {leak.n}) by {name}", where
 
 
 def pessimistic_score(leak: Leakage) -> float | None:
     """The score of the end of the interval that is worse for the patient; 0 where even that is at chance."""
     worst, ideal = leak.pessimistic, METRICS[leak.metric].ideal
-    if worst is None or leak.chance is None or ideal is None:
+    if worst is None or leak.chance is None or ideal is None or not isfinite(worst) or not isfinite(leak.chance):
         return None
     return min(1.0, max(0.0, (worst - leak.chance) / (ideal - leak.chance))) if ideal != leak.chance else 0.0
 
@@ -190,6 +200,11 @@ def _epsilon(rule: EpsilonRule, evidence: Evidence) -> Judged:
     told = [line for line in evidence.spent if line.protects == rule.protects and line.everyone]
     if not told:
         yield False, f"no evidence: no ledger charged anything for {rule.protects}", ""
+    due = {f.role for f in forecasts(evidence.run) if f.protects == rule.protects and f.to == EVERYONE}
+    for role in sorted(due):
+        for party in evidence.run.parties(role):
+            if not any(line.party == party for line in told):
+                yield False, f"no evidence: {party} sent messages of its {rule.protects}, and left no account", ""
     for line in told:
         if line.epsilon is None:
             yield False, f"{line.party}: no finite epsilon ({'; '.join(line.why)})", ""
@@ -206,6 +221,8 @@ def _epsilon_audit(evidence: Evidence) -> Judged:
     if found is None:
         yield False, "no evidence: no claim was put to the test; run secsplit audit --dp DIR", ""
         return
+    if not (found.links or found.trainings):
+        yield False, "no evidence: no claim was put to the test; run secsplit audit --dp DIR", ""
     tested = {link.role for link in found.links}
     for line in evidence.spent:
         role = evidence.run.file.parties[line.party].role
@@ -214,19 +231,22 @@ def _epsilon_audit(evidence: Evidence) -> Judged:
     for link in found.links:
         claimed = "nothing finite" if link.claimed is None else f"{link.claimed:.4g}"
         text = f"{link.mechanism}, {link.canaries} canaries: at least {link.lower:.3g}, claimed {claimed}, n = {link.n}"
-        yield link.verdict != "violation", text, ""
+        yield link.verdict != "violation" and not (link.claimed is not None and link.lower > link.claimed), text, ""
     for training in found.trainings:
         text = f"a whole training: at least {training.lower:.3g}, claimed {training.claimed:.4g}"
-        yield training.verdict != "violation", text, ""
+        yield training.verdict != "violation" and training.lower <= training.claimed, text, ""
     for named in found.reidentifications:
         text = f"re-identified {named.rate:.2%} (lower end {named.low:.2%}), allowed {named.bound:.2%}, n = {named.n}"
-        yield named.verdict != "violation", text, ""
+        yield named.verdict != "violation" and named.low <= named.bound, text, ""
 
 
 def _utility(rule: UtilityRule, evidence: Evidence) -> Judged:
     told = utilities(evidence.folder)
     if not told:
         yield False, "no evidence: the network was not judged on test records", ""
+    for objective in evidence.run.topology.objectives if told else ():
+        if not any(line.objective == objective.name for line in told):
+            yield False, f"no evidence: {objective.name} was not judged on test records", ""
     for line in told:
         if line.low is None:
             yield False, f"no evidence: {line.objective} has no accuracy at {line.party}", ""
@@ -279,6 +299,12 @@ def _evidence(evidence: Evidence) -> Judged:
             yield False, f"{key[0]} by {key[1]} failed: {cell.because}", f"/cells/{at}"
         elif cell.status == "ran" and not cell.leakages:
             yield False, f"{key[0]} by {key[1]} ran and left no figure", f"/cells/{at}"
+        elif cell.status == "not applicable" and (cell.leakages or not cell.because):
+            yield (
+                False,
+                f"{key[0]} by {key[1]} says that it did not apply, and not why, or left figures",
+                f"/cells/{at}",
+            )
     if not any(cell.status == "ran" for cell in evidence.audit.cells):
         yield False, "no attack ran at all", ""
 

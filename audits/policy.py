@@ -43,8 +43,8 @@ class LeakageRule(Rule):
     check: Literal["leakage"] = "leakage"
     goal: Goal
     metric: str = SCORE
-    max: float | None = None
-    min: float | None = None
+    max: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    min: Annotated[float, Field(allow_inf_nan=False)] | None = None
     attacks: tuple[str, ...] = ("all",)
     threats: tuple[str, ...] = ("*",)
 
@@ -69,7 +69,7 @@ class EpsilonRule(Rule):
 
     check: Literal["epsilon"] = "epsilon"
     protects: Literal["inputs", "labels"] = "inputs"
-    max: Annotated[float, Field(gt=0)]
+    max: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
 
     @property

@@ -127,11 +127,18 @@ class Audit(Frozen):
         """Read it back. Raises RunError where it is missing or no audit of this version."""
         path = folder / AUDIT
         try:
-            return cls.model_validate_json(path.read_bytes())
+            found = cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise RunError(f"{path}: not audited yet; run 'secsplit audit {folder}' first") from None
         except ValueError as error:
             raise RunError(f"{path}: not an audit of version {SCHEMA_VERSION}: {error}") from None
+        if found.schema_version != SCHEMA_VERSION:
+            raise RunError(f"{path}: an audit of version {found.schema_version}, expected {SCHEMA_VERSION}; audit anew")
+        places = [(cell.attack, cell.threat) for cell in found.cells]
+        if len(set(places)) < len(places):
+            twice = next(place for place in places if places.count(place) > 1)
+            raise RunError(f"{path}: {twice[0]} by {twice[1]} stands there twice; audit anew")
+        return found
 
 
 def audit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ import pytest
 
 from audits.config import audit_spec
 from audits.control import audit_with_control
+from audits.dp_found import DpFound, LinkFound
 from audits.finished import Finished
 from audits.gate import Evidence, Outcome, judge, passed, pessimistic_score
 from audits.junit import junit
+from audits.leakage import Leakage
 from audits.policy import Policy, load
 from audits.privacy import Audit, Cell
 from audits.sarif import LEVELS, sarif
 from audits.shelf import Shelf
 from secsplit.errors import RunError
+from secsplit.rundir import RunDir
 from tests.audits.conftest import trained
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "policy.toml"
@@ -134,7 +138,10 @@ def test_the_gate_reads_the_worse_end_of_the_interval(defended: Evidence) -> Non
         ({"check": "channel"}, "no evidence of a channel from hospital-a to compute"),
         ({"check": "utility", "min": 0.99}, "lower end of 95%"),
         ({"check": "leakage", "goal": "membership", "max": 0.1}, "no attack on the membership"),
-        ({"check": "leakage", "goal": "label", "max": 0.9, "attacks": ["spectral"]}, "'spectral' was not planned"),
+        (
+            {"check": "leakage", "goal": "label", "max": 0.9, "attacks": ["spectral"]},
+            "'spectral' on the label ran for none",
+        ),
     ],
 )
 def test_other_rules(defended: Evidence, rule: dict[str, Any], words: str) -> None:
@@ -154,7 +161,96 @@ def test_an_audit_in_which_nothing_ran_is_never_green(leaky: Evidence) -> None:
     idle = tuple(c.model_copy(update={"status": "not applicable", "leakages": ()}) for c in leaky.audit.cells)
     empty = replace(leaky, audit=leaky.audit.model_copy(update={"cells": idle}))
     trivial = Policy.model_validate({"name": "p", "rules": [{"id": "r", "check": "utility", "min": 0.0}]})
-    assert by_id(judge(trivial, empty))["evidence"].text == "no attack ran at all"
+    assert "no attack ran at all" in by_id(judge(trivial, empty))["evidence"].text
+
+
+def ruled(**rule: Any) -> Policy:
+    return Policy.model_validate({"name": "p", "rules": [{"id": "r", **rule}]})
+
+
+def test_every_attack_that_a_rule_names_must_have_run(defended: Evidence) -> None:
+    """One that ran does not speak for another that did not apply."""
+    names = ("inverse-network", "gradient-clustering")
+    rule = {"check": "leakage", "goal": "input", "max": 1.0}
+    assert by_id(judge(ruled(**rule, attacks=names[:1]), defended))["r"].state == "pass"
+    assert (
+        "'gradient-clustering' on the input ran for none"
+        in by_id(judge(ruled(**rule, attacks=names), defended))["r"].text
+    )
+    idle = changed(defended, status="not applicable", because="")
+    assert by_id(judge(ruled(**rule, attacks=names[:1]), idle))["r"].state == "fail"
+    assert "says that it did not apply" in by_id(judge(ruled(**rule), idle))["evidence"].text
+
+
+@pytest.mark.parametrize("end", [math.nan, math.inf, None])
+def test_an_end_that_is_no_number_is_no_evidence(defended: Evidence, end: float | None) -> None:
+    leak = next(leak for leak in defended.audit.leakages if leak.metric == "re-identification")
+    spoilt = replace(leak, high=end)
+    assert pessimistic_score(spoilt) is None
+    assert pessimistic_score(replace(leak, chance=math.nan)) is None
+    broken = changed(defended, leakages=(spoilt,))
+    for metric in ("score", "re-identification"):
+        outcome = by_id(judge(ruled(check="leakage", goal="input", metric=metric, max=1.0), broken))["r"]
+        assert outcome.state == "fail"
+        assert "no evidence" in outcome.text
+
+
+def test_too_few_for_an_interval_pass_nothing_and_fail_all_the_same(leaky: Evidence) -> None:
+    few = Leakage(
+        attack="gradient-norm", threat="client", goal="label", column="y", metric="leak-auc", value=0.5, chance=0.5,
+        chance_is="shuffled", low=0.5, high=0.5, interval="range: n = 1 is too small for an interval", n=1,
+        unit="batches", headline=True,
+    )  # fmt: skip
+    cells = tuple(c.model_copy(update={"leakages": (few,)} if c.goal == "label" else {}) for c in leaky.audit.cells)
+    evidence = replace(leaky, audit=leaky.audit.model_copy(update={"cells": cells}))
+    outcome = by_id(judge(ruled(check="leakage", goal="label", max=0.9), evidence))["r"]
+    assert outcome.state == "fail"
+    assert "no interval at 95%, n = 1 batches" in outcome.text
+
+
+def test_a_party_s_missing_account_fails(tmp_path: Path) -> None:
+    """What another party's ledger says is no evidence for it; nor is one objective's accuracy for another's."""
+    finished = trained(
+        tmp_path, audit=AUDIT, data={"name": "digits", "limit": 120}, train={"epochs": 1}, defenses=NOISE
+    )
+    cells = Audit(digest=finished.run.digest().hex(), seed=0, threats=(), cells=(), hidden=False, evidence="")
+    evidence = Evidence(finished.run, cells, RunDir.open(tmp_path))
+    gone = "hospital-b"
+    (tmp_path / "parties" / gone / "privacy.json").unlink()
+    assert (
+        f"{gone} sent messages of its inputs, and left no account"
+        in by_id(judge(ruled(check="epsilon", max=1e9), evidence))["r"].text
+    )
+
+
+def test_an_epsilon_audit_of_nothing_is_no_evidence(defended: Evidence, tmp_path: Path) -> None:
+    digest = defended.run.digest().hex()
+    nothing = DpFound(digest=digest, links=(), trainings=(), reidentifications=(), statements=(), violations=0)
+    link = LinkFound(
+        mechanism="gaussian on bottom->top", role="client", canaries="crafted", claimed=1.0, adjacency="replace-one",
+        messages=1, delta=1e-5, lower=2.0, lower_clopper_pearson=2.0, lower_gaussian=2.0, confidence=0.95, n=10,
+        verdict="no violation found", over=(),
+    )  # fmt: skip
+    for found, words in (
+        (nothing, "no claim was put to the test"),
+        (nothing.model_copy(update={"links": (link,)}), "at least 2"),
+    ):
+        evidence = replace(defended)
+        evidence.__dict__["tested"] = found
+        outcome = by_id(judge(ruled(check="epsilon-audit"), evidence))["r"]
+        assert outcome.state == "fail"
+        assert words in outcome.text
+
+
+@pytest.mark.parametrize(("what", "words"), [("version", "of version 9.0"), ("twice", "stands there twice")])
+def test_an_audit_file_of_another_version_or_with_a_cell_twice_is_refused(
+    leaky: Evidence, tmp_path: Path, what: str, words: str
+) -> None:
+    audit = leaky.audit
+    update = {"schema_version": "9.0"} if what == "version" else {"cells": (*audit.cells, audit.cells[0])}
+    audit.model_copy(update=update).save(tmp_path)
+    with pytest.raises(RunError, match=words):
+        Audit.load(tmp_path)
 
 
 def test_the_audit_of_another_run_is_refused(leaky: Evidence, tmp_path: Path) -> None:
