@@ -8,7 +8,7 @@ named. This file runs no attack; `views` cuts out of it what one adversary saw.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -121,13 +121,7 @@ class Finished:
     @cached_property
     def fingerprint(self) -> str:
         """A digest of all that was recorded, so that it can be told from anything else; "" for a run in memory."""
-        if self.folder is None:
-            return ""
-        digest = sha256()
-        for party in sorted(self.transcripts):
-            for file in sorted((self.folder / "parties" / party / "transcript").iterdir()):
-                digest.update(f"{party}/{file.name}:{_content_digest(file)}\n".encode())
-        return digest.hexdigest()
+        return "" if self.folder is None else fingerprint_of(self.folder, self.transcripts)
 
     def order(self, stamp: Stamp) -> Tensor:
         """(batch,) the rows of the message with that stamp: which positions of the cast's records it holds."""
@@ -249,6 +243,15 @@ def _maker(blank: nn.Module, state: State) -> Callable[[], nn.Module]:
         return module
 
     return make
+
+
+def fingerprint_of(folder: Path, parties: Iterable[str]) -> str:
+    """A digest of those parties' transcripts in a run's folder."""
+    digest = sha256()
+    for party in sorted(parties):
+        for file in sorted((folder / "parties" / party / "transcript").iterdir()):
+            digest.update(f"{party}/{file.name}:{_content_digest(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _content_digest(file: Path) -> str:

@@ -22,7 +22,7 @@ from audits.dp_found import FILE as DP
 from audits.frozen import Frozen
 from audits.grid import POINTS
 from audits.privacy import AUDIT
-from audits.report.write import JSON
+from audits.report.write import CARD, HTML, JSON, PDF
 from audits.sweep import GRID, Grid
 from secsplit.auditlog import FILE as LOG
 from secsplit.errors import RunError
@@ -74,9 +74,9 @@ def sealed(path: Path) -> Sealed:
 def evidence_files(folder: Path) -> Iterator[str]:
     """What is sealed where it is there: the run, the audits, the report, and each party's log, metrics and accounts.
 
-    Of a sweep: its results, and the same of every point.
+    The DPIA fields are not: they are there to be filled in. Of a sweep: its results, and the same of every point.
     """
-    for name in ("run.toml", "digest", AUDIT, CHANNEL, DP, GRID, JSON):
+    for name in ("run.toml", "digest", AUDIT, CHANNEL, DP, GRID, JSON, HTML, PDF, CARD):
         if (folder / name).exists():
             yield name
     for party in sorted((folder / "parties").glob("*/")):

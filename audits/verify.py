@@ -7,23 +7,31 @@ file and line.
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Collection, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
+from audits.finished import fingerprint_of
 from audits.frozen import Frozen
 from audits.grid import POINTS, PointResult
 from audits.privacy import AUDIT, Audit
 from audits.report.write import JSON
-from audits.seal import MANIFEST, SEALS, Manifest, Seal, load, sealed
+from audits.seal import MANIFEST, SEALS, Manifest, Seal, evidence_files, load, sealed
 from audits.sweep import GRID, Grid
 from channels import KeyFileError, PublicIdentity
 from secsplit.auditlog import FILE as LOG
 from secsplit.auditlog import Begun, Done, Entry, Epoch, Told, digest_of, entry
-from secsplit.errors import RunError
-from secsplit.journal import START, link_of
+from secsplit.books import LEDGER, SPENT
+from secsplit.errors import RunError, SplitError
+from secsplit.journal import START, anchor_of, link_of
+from secsplit.ledger import BudgetSpec, Ledger
 from secsplit.rundir import PartyDir, RunDir, read_weights
 
 
@@ -61,8 +69,48 @@ def _run(folder: Path) -> Iterator[Check]:
     yield from _digest(run)
     for party in run.parties():
         yield from _log(run, party, logs)
+        yield from _account(party)
     for name in logs:
         yield from _told(folder, name, logs)
+    yield from _transcripts(run)
+
+
+def _account(party: PartyDir) -> Iterator[Check]:
+    """What a party says that it spent, against its ledger added up anew; its ledger may lie elsewhere."""
+    told, kept = party.path / SPENT, party.path / LEDGER
+    if not told.exists() or not kept.exists():
+        return
+    what = f"ledger of {party.name}"
+    with TemporaryDirectory() as copy:
+        try:
+            says = json.loads(told.read_bytes())
+            for file in (kept, anchor_of(kept)):
+                if file.exists():
+                    shutil.copyfile(file, Path(copy) / file.name)
+            with Ledger(Path(copy) / LEDGER, party=party.name, run="", budget=BudgetSpec(**says["budget"])) as ledger:
+                sums = [{**asdict(line), "statement": line.statement} for line in ledger.spent()]
+                same = json.loads(json.dumps([asdict(ledger.head), sums])) == [says["head"], says["spent"]]
+        except (SplitError, ValueError, KeyError, TypeError) as error:
+            yield Check(what=what, ok=False, text=str(error).replace(copy, str(party.path)))
+            return
+    text = "it adds up to what is told" if same else f"{told}: not what {kept} adds up to"
+    yield Check(what=what, ok=same, text=text)
+
+
+def _transcripts(run: RunDir) -> Iterator[Check]:
+    """Where transcripts lie here: whether they are those that were attacked."""
+    parties = [party.name for party in run.parties() if (party.path / "transcript").is_dir()]
+    try:
+        attacked = Audit.load(run.path).evidence
+    except RunError:
+        return  # not audited, or named elsewhere
+    if parties and attacked:
+        try:
+            same = fingerprint_of(run.path, parties) == attacked
+            text = "those that were attacked" if same else f"{run.path / AUDIT}: not the transcripts that were attacked"
+        except (OSError, ValueError) as error:
+            same, text = False, f"{run.path / 'parties'}: a transcript cannot be read, is it truncated? {error}"
+        yield Check(what="transcripts", ok=same, text=text)
 
 
 def _sweep(folder: Path) -> Iterator[Check]:
@@ -95,7 +143,7 @@ def _point(shelf: Path, point: PointResult) -> Iterator[Check]:
     yield Check(
         what=AUDIT, ok=kept == told, text=f"{home / AUDIT}: {GRID} {'says' if kept == told else 'contradicts'} it"
     )
-    digest = (home / "digest").read_text().strip()
+    digest = _agreed(RunDir(home))
     same = digest == point.audit.digest
     yield Check(what="digest", ok=same, text=f"{home / 'digest'}: {'' if same else 'not '}the run that was audited")
 
@@ -106,6 +154,12 @@ def _digest(run: RunDir) -> Iterator[Check]:
         yield Check(what="run.toml", ok=True, text="it fits its digest")
     except RunError as error:
         yield Check(what="run.toml", ok=False, text=str(error))
+
+
+def _agreed(run: RunDir) -> str:
+    """The digest that stands there; "" where none does, which is named by itself."""
+    path = run.path / "digest"
+    return path.read_bytes().decode(errors="replace").strip() if path.is_file() else ""
 
 
 def _log(run: RunDir, party: PartyDir, logs: dict[str, Chained]) -> Iterator[Check]:
@@ -120,7 +174,10 @@ def _log(run: RunDir, party: PartyDir, logs: dict[str, Chained]) -> Iterator[Che
         yield Check(what=what, ok=False, text=chained)
         return
     logs[party.name] = chained
-    problem = _story(path, chained, party, (run.path / "digest").read_text().strip())
+    try:
+        problem = _story(path, chained, party, _agreed(run)) or _whole(path, chained, run)
+    except RunError as error:
+        problem = str(error)
     yield Check(what=what, ok=problem is None, text=problem or f"{len(chained.payloads)} lines, unbroken")
 
 
@@ -166,8 +223,33 @@ def _story(path: Path, chained: Chained, party: PartyDir, digest: str) -> str | 
             return f"{path}:{number}: its metrics of epoch {told.epoch} are not those of {party.path / 'metrics.jsonl'}"
         for segment, digest in told.weights.items():
             weights = dict(party.weights(segment)).get(f"epoch-{told.epoch:03d}")
-            if weights is not None and digest_of(read_weights(weights)) != digest:
+            try:
+                same = weights is None or digest_of(read_weights(weights)) == digest
+            except (OSError, SafetensorError) as error:
+                return f"{path}:{number}: {weights} cannot be read: {error}"
+            if not same:
                 return f"{path}:{number}: {weights} is not what was trained"
+    return None
+
+
+def _whole(path: Path, chained: Chained, folder: RunDir) -> str | None:
+    """Which epoch, or word of a peer, the log lacks; None where it has all."""
+    try:
+        run = folder.run()
+    except RunError:
+        return None  # named by itself
+    name, entries = path.parent.name, chained.entries
+    if name not in run.file.parties:
+        return f"{path}:1: no party of this run"
+    epochs = sum(isinstance(line, Epoch) for line in entries)
+    if epochs != run.file.train.epochs:
+        return f"{path}:{len(entries)}: it tells of {epochs} epochs, and the run has {run.file.train.epochs}"
+    heard = {(line.peer, line.epoch): number for number, line in enumerate(entries, 1) if isinstance(line, Told)}
+    for number, line in enumerate(entries, 1):
+        if isinstance(line, Epoch):
+            for peer in run.peers(name):
+                if (peer, line.epoch) not in heard:
+                    return f"{path}:{number}: nothing that {peer} told of its log follows epoch {line.epoch}"
     return None
 
 
@@ -197,6 +279,9 @@ def _sealed(folder: Path) -> Iterator[Check]:
         yield Check(what=JSON, ok=False, text=f"{folder / MANIFEST}: no report was sealed; write one, then seal again")
     for name in manifest.files:
         yield _file(folder, name, manifest)
+    for name in evidence_files(folder):
+        if name not in manifest.files:
+            yield Check(what=name, ok=False, text=f"{folder / name}: it was added after the others were sealed")
 
 
 def _file(folder: Path, name: str, manifest: Manifest) -> Check:
@@ -218,7 +303,8 @@ def _file(folder: Path, name: str, manifest: Manifest) -> Check:
 
 def _seals(folder: Path, signers: Collection[str]) -> Iterator[Check]:
     """Every signature over the manifest; and that those who were named are among them."""
-    made: set[str] = set()
+    made: dict[str, str] = {}  # fingerprint -> name
+    known = _fingerprints(folder)
     try:
         statement = load(folder).statement()
     except RunError:
@@ -236,9 +322,29 @@ def _seals(folder: Path, signers: Collection[str]) -> Iterator[Check]:
         if public.name != path.stem:
             yield Check(what=what, ok=False, text=f"{path}: signed by {public.name!r}")
             continue
-        made.add(public.fingerprint)
+        if known.get(public.name, public.fingerprint) != public.fingerprint:
+            text = f"{path}: signed by {public.fingerprint}, and the channels of the run knew {known[public.name]}"
+            yield Check(what=what, ok=False, text=text)
+            continue
+        made[public.fingerprint] = public.name
         yield Check(what=what, ok=True, text=f"signed by {public.fingerprint}")
     if not made:
         yield Check(what=SEALS, ok=False, text=f"{folder / SEALS}: nobody's signature is here")
-    for missing in sorted(set(signers) - made):
+    silent = [party.name for party in RunDir(folder).parties() if party.name not in made.values()]
+    if made and silent:
+        yield Check(what=SEALS, ok=True, text=f"not signed by {', '.join(silent)}")
+    for missing in sorted(set(signers) - set(made)):
         yield Check(what=SEALS, ok=False, text=f"no valid seal of {missing}, who must have signed")
+
+
+def _fingerprints(folder: Path) -> dict[str, str]:
+    """party -> its identity's fingerprint, as a peer's channels knew it; of those that were on a channel."""
+    known = {}
+    for party in RunDir(folder).parties():
+        try:
+            told = party.channels()
+        except RunError:
+            continue  # a sealed file like others: named by its first wrong line
+        for channel in (channel for facts in told.values() for channel in facts["channels"]):
+            known[str(channel.get("peer_name"))] = str(channel.get("peer_fingerprint"))
+    return known

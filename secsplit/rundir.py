@@ -122,7 +122,13 @@ class PartyDir:
     def metrics(self) -> list[dict[str, Any]]:
         """One mapping an epoch: {"epoch": ..., "metrics": {objective: {metric: value}}}."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if not path.exists():
+            return []
+        try:
+            lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+            return [{"epoch": int(line["epoch"]), "metrics": dict(line["metrics"])} for line in lines]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path}: not metrics of a party: {error}; restore it") from None
 
     def keep_metrics(self, lines: int) -> None:
         """Drop the metrics after so many lines: a party that goes on from a checkpoint will tell them again."""
@@ -185,7 +191,14 @@ class PartyDir:
     def channels(self) -> dict[str, Any]:
         """peer -> the facts of the channel to it; empty for a simulated run, which had none."""
         path = self.path / "channel.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            facts = json.loads(path.read_bytes())
+            return {peer: {**told, "channels": [dict(channel) for channel in told["channels"]]}
+                    for peer, told in facts.items()}  # fmt: skip
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{path}: not facts of channels: {error}; restore it") from None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -215,3 +215,84 @@ def test_nothing_is_changed_by_looking(copy: Path) -> None:
     verify(copy)
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()} == before
     assert "noise.key" not in " ".join(evidence_files(copy))
+
+
+def shuffled(path: Path, change: Callable[[Lines], Lines]) -> None:
+    """Change a log's payloads, and make the chain anew."""
+    payloads = [line.partition(b" ")[2] for line in path.read_bytes().splitlines()]
+    path.write_bytes(rechained(change(payloads)))
+
+
+def largest(folder: Path) -> Path:
+    return max(folder.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+
+
+def flipped(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+LOG = f"parties/compute/{FILE}"
+SPOILT: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "the last word of a peer dropped": (
+        lambda at: shuffled(at / LOG, lambda p: [*p[:-2], p[-1]]), "log of compute", "nothing that",
+    ),
+    "an epoch dropped": (lambda at: shuffled(at / LOG, lambda p: [*p[:-4], p[-1]]), "log of compute", "it tells of"),
+    "metrics that are none": (
+        lambda at: (at / "parties/compute/metrics.jsonl").write_text("garbage\n"), "log of compute", "not metrics",
+    ),
+    "weights cut short": (
+        lambda at: next((at / "parties/compute/weights").rglob("epoch-001*")).write_bytes(b"\0" * 40),
+        "log of compute", "cannot be read",
+    ),
+    "no digest": (lambda at: (at / "digest").unlink(), "digest", "missing"),
+    "a transcript": (
+        lambda at: flipped(largest(at / "parties/compute/transcript")),
+        "transcripts", "not the transcripts that were attacked",
+    ),
+    "a transcript emptied": (
+        lambda at: largest(at / "parties/compute/transcript").write_bytes(b""), "transcripts", "truncated",
+    ),
+    "the page": (
+        lambda at: (at / "report.html").write_text((at / "report.html").read_text().replace("</html>", "</html >")),
+        "report.html", "not the line that was sealed",
+    ),
+    "evidence slipped in": (lambda at: (at / "dp-audit.json").write_text("{}"), "dp-audit.json", "added after"),
+    "what was spent": (
+        lambda at: (at / "parties/hospital-a/privacy.json").write_text(
+            (at / "parties/hospital-a/privacy.json").read_text().replace("no finite epsilon", "epsilon 1")
+        ),
+        "ledger of hospital-a", "not what",
+    ),
+    "the ledger": (
+        lambda at: edit(at / "parties/hospital-a/ledger.jsonl", lambda lines: lines.pop(1)),
+        "ledger of hospital-a", "ledger.jsonl:2: the line does not fit the chain",
+    ),
+    "facts of channels that are none": (
+        lambda at: (at / "parties/compute/channel.json").write_text("{{"),
+        "parties/compute/channel.json", "added after",
+    ),
+    "a stranger's folder": (
+        lambda at: shutil.copytree(at / "parties/compute", at / "parties/evil"), "log of evil", "written by",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_what_is_spoilt_is_named_and_never_a_traceback(copy: Path, what: str) -> None:
+    spoil, where, words = SPOILT[what]
+    spoil(copy)
+    assert words in wrong(copy)[where]
+
+
+def test_a_seal_by_another_identity_than_the_channels_knew(copy: Path) -> None:
+    """A forger who seals everything anew under the parties' names is betrayed by what their peers met."""
+    facts = {"compute": {"channels": [{"peer_name": "compute", "peer_fingerprint": "babab-babab"}]}}
+    (copy / "parties" / "hospital-a" / "channel.json").write_text(json.dumps(facts))
+    shutil.rmtree(copy / SEALS)
+    seal(copy, Identity.generate("compute"))
+    assert "the channels of the run knew babab-babab" in wrong(copy)["seal of compute"]
+
+
+def test_who_has_not_signed_is_told(copy: Path) -> None:
+    assert any(check.what == SEALS and "hospital-b" in check.text for check in verify(copy))
