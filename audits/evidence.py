@@ -98,7 +98,10 @@ class Case:
         value = float(values.mean())
         if bool(((rate == 0) | (rate == 1)).all()) and bool((weight == 1).all()):
             return value, statistics.proportion(int(rate.sum()), len(rate)), len(rate)
-        return value, statistics.bootstrap(rate, weights=weight, coins=self.coins), len(rate)
+        within = statistics.bootstrap(rate, weights=weight, coins=self.coins)
+        if bool(((rate == 0) | (rate == 1)).all()):  # hits, some counted several times
+            within = statistics.never_certain(within, value, len(rate))
+        return value, within, len(rate)
 
     def parts(self, guess: Guess, of: Of) -> tuple[Group, ...]:
         """The same figure by site, where there are several, and by epoch, where the guess says when it was made."""

@@ -22,7 +22,7 @@ from audits.leakage import METRICS, Baseline, Leakage
 EVALUATED = 1000  # records a cast that are scored
 POOL = 5000  # records a re-identification chooses among
 HEADLINES = ("re-identification", "mse", "affine-mse")
-ONE_IN_POOL = "one record of the pool at random"
+ONE_IN_POOL = "one of the {} private records at random"
 
 
 def scored(case: Case, guess: Guess) -> tuple[Leakage, ...]:
@@ -100,8 +100,11 @@ def _figure(
     more = METRICS[name].more
     others = [(rival, float(found[name].mean())) for rival, found in beside if name in found]
     blind = {rival.name: value for rival, value in others if rival.blind}
+    anyone: tuple[Baseline, ...] = ()
     if name == "re-identification":
-        blind[ONE_IN_POOL] = 1 / len(_pool(case, guess)[0])
+        many = len(_pool(case, guess)[0])
+        anyone = (Baseline(ONE_IN_POOL.format(many), 1 / many),)
+        blind[anyone[0].name] = anyone[0].value
     chance = best(blind, more=more) or Level("no blind rival was run", float("nan"))
     p: float | None = None
     if name == "re-identification":
@@ -118,7 +121,7 @@ def _figure(
     )
     return case.leakage(
         guess, name, case.mean(values, guess), chance, p=p, headline=name in HEADLINES, groups=parts,
-        baselines=tuple(Baseline(rival.name, value, rival.sees) for rival, value in others),
+        baselines=(*anyone, *(Baseline(rival.name, value, rival.sees) for rival, value in others)),
     )  # fmt: skip
 
 

@@ -195,13 +195,16 @@ def _balanced(case: Case, guess: Guess, hits: Tensor, truth: Tensor, n: int, nul
 
 def _stratified(case: Case, guess: Guess, hits: Tensor, truth: Tensor) -> Interval:
     """Each class's share is drawn by itself, records as units."""
-    parts = []
+    parts, few = [], len(truth)
     for c in truth.unique():
         rows = (truth == c).nonzero().flatten()
         rate, weight = per_record(hits[rows].double(), guess, rows)
+        few = min(few, len(rate))
         pick = torch.randint(len(rate), (1000, len(rate)), generator=case.coins)
         parts.append((rate * weight)[pick].sum(1) / weight[pick].sum(1))
-    return _ends(torch.stack(parts).mean(0), "stratified bootstrap, 1000 draws")
+    drawn = torch.stack(parts).mean(0)
+    within = _ends(drawn, "stratified bootstrap, 1000 draws")
+    return statistics.never_certain(within, float(drawn.mean()), few)
 
 
 def _ends(drawn: Tensor, method: str) -> Interval:

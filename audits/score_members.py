@@ -67,8 +67,9 @@ def _leak(
     within: Interval | None = None,
 ) -> Leakage:
     value, n = of(scores, member), len(scores)
+    within = within or statistics.never_certain(_stratified(case, scores, member, of), value, int(member.sum()))
     null = statistics.permuted(lambda order: of(scores, member[order]), n, coins=case.coins, draws=DRAWS)
-    part: Part = value, within or _stratified(case, scores, member, of), n
+    part: Part = value, within, n
     beside = tuple(_rivals(case, guess, member, of))
     return case.leakage(guess, metric, part, Level(SHUFFLED, null.mean), unit="candidates", null=null,
                         headline=metric in ("auc", "tpr-at-1"), baselines=beside)  # fmt: skip
@@ -107,8 +108,9 @@ def matched(case: Case, guess: Guess) -> tuple[Leakage, ...]:
     n = guess.scores.shape[1]
     hits = (guess.scores.argmax(1) == true).double()
     chance = Level("one of the candidates at random", 1 / n)
-    p = statistics.binomial_p(int(hits.sum()), len(hits), chance.value)
-    first = case.leakage(guess, "re-identification", case.mean(hits, guess), chance, p=p, headline=True,
+    part = case.mean(hits, guess)
+    p = statistics.binomial_p(round(part[0] * part[2]), part[2], chance.value)
+    first = case.leakage(guess, "re-identification", part, chance, p=p, headline=True,
                          groups=case.parts(guess, lambda rows: case.mean(hits, guess, rows)))  # fmt: skip
     return first, _between_two(case, guess, true)
 
@@ -119,16 +121,10 @@ def _between_two(case: Case, guess: Guess, true: Tensor) -> Leakage:
     n, rows = guess.scores.shape[1], torch.arange(len(true))
     other = (true + torch.randint(1, n, true.shape, generator=case.coins)) % n
     wins = guess.scores[rows, true] > guess.scores[rows, other]
-    within = statistics.proportion(int(wins.sum()), len(wins))
-    part = (
-        2 * float(wins.double().mean()) - 1,
-        Interval(2 * within.low - 1, 2 * within.high - 1, within.method),
-        len(wins),
-    )
-    return case.leakage(
-        guess, "advantage", part, Level("a coin", 0.0), headline=True,
-        p=statistics.binomial_p(int(wins.sum()), len(wins), 0.5),
-    )  # fmt: skip
+    value, within, count = case.mean(wins, guess)
+    part = 2 * value - 1, Interval(2 * within.low - 1, 2 * within.high - 1, within.method), count
+    return case.leakage(guess, "advantage", part, Level("a coin", 0.0), headline=True,
+                        p=statistics.binomial_p(round(value * count), count, 0.5))  # fmt: skip
 
 
 def _places(case: Case, guess: Guess) -> Tensor:

@@ -118,6 +118,19 @@ def bootstrap(
     return Interval(float(low), float(high), f"bootstrap, {draws} draws", level)
 
 
+def never_certain(within: Interval, value: float, n: int) -> Interval:
+    """The interval of a share in [0, 1] over n units; where a bootstrap of units all alike has no width, exact.
+
+    To find nothing among few says little, and a bootstrap of nothing but misses would call it certain.
+    """
+    if within.high > within.low or isnan(value) or not n:
+        return within
+    exact = proportion(round(value * n), n, level=within.level)
+    return Interval(
+        min(exact.low, value), max(exact.high, value), f"{exact.method}, for all units are alike", within.level
+    )
+
+
 def over_seeds(values: Sequence[float], *, level: float = LEVEL) -> Interval:
     """Student's t over seeds, where a seed is a victim and an attacker of its own."""
     n = len(values)

@@ -68,9 +68,9 @@ class Journal:
         link = link_of(self.head.link, payload)
         self._failed = True  # until the disk has it: half a line may lie there, which only a new start clears away
         _write(self._file, link.encode() + b" " + payload + b"\n", self.path)
-        self._failed = False
         self._links.append(link)
         self._keep_head()
+        self._failed = False
         return self.head
 
     def close(self) -> None:
@@ -118,7 +118,11 @@ class Journal:
         self._keep_head()
 
     def _keep_head(self) -> None:
-        os.pwrite(self._anchor, str(self.head).encode(), 0)  # may lag behind after a power cut, never run ahead
+        try:
+            os.pwrite(self._anchor, str(self.head).encode(), 0)  # may lag behind after a power cut, never run ahead
+        except OSError as error:
+            where = anchor_of(self.path)
+            raise EnvironmentFault(f"{where}: cannot write: {error.strerror}; nothing sent") from None
 
 
 def anchor_of(path: Path) -> Path:

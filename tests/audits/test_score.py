@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -132,6 +134,21 @@ def test_ten_guesses_about_a_record_are_one_unit_of_evidence() -> None:
     b = by_metric(score(case(truth), many))["accuracy"]
     assert (a.n, b.n) == (N, N)
     assert b.high - b.low == pytest.approx(a.high - a.low, rel=0.15)
+
+
+@pytest.mark.parametrize("right", [False, True])
+def test_ten_equal_guesses_about_few_records_are_not_certain(right: bool) -> None:
+    """All wrong, or all right, ten times over: a bootstrap would leave no width at all."""
+    truth = truth_of()
+    y = truth.labels[0]["y"][:20].repeat(10)
+    guess = guess_of(200, labels=y if right else 1 - y, step=torch.full((200,), -1))
+    guess = replace(guess, position=torch.arange(20).repeat(10))
+    found = by_metric(score(case(truth), guess))
+    for name in ("accuracy", "balanced-accuracy"):
+        leak = found[name]
+        assert leak.value == float(right)
+        assert (leak.high or 0) - (leak.low or 0) > 0.15
+        assert leak.pessimistic == 1.0 if right else (leak.pessimistic or 0) > 0.15
 
 
 def test_unlabelled_rows_do_not_count() -> None:

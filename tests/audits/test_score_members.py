@@ -59,3 +59,28 @@ def test_matching_counts_only_rows_that_are_candidates():
     assert (found[0].metric, found[0].n, found[0].chance) == ("re-identification", 3, 0.25)
     assert found[0].value == pytest.approx(2 / 3)
     assert found[1].metric == "advantage"
+
+
+def test_finding_nobody_among_few_is_not_certain():
+    """A bootstrap of nothing but misses has no width, and a gate would read its end as 0."""
+    member = torch.arange(40) % 2 == 0
+    blind = scored(torch.where(member, 0.0, 1.0), member)
+    for metric in ("tpr-at-1", "tpr-at-0.1"):
+        assert blind[metric].value == 0
+        assert blind[metric].high == pytest.approx(1 - 0.025 ** (1 / 20))
+
+
+def test_a_record_matched_in_every_epoch_is_one_record():
+    """Repeated guesses are no further evidence, neither in n nor in the interval nor in p."""
+    truth = Truth({}, {}, {}, candidates=(torch.zeros(4, dtype=torch.int64), torch.arange(4)))
+    case = Case(truth, torch.Generator().manual_seed(0), "a", "t")
+
+    def guess(times: int) -> Guess:
+        position = torch.arange(4).repeat(times)
+        scores = torch.eye(4).repeat(times, 1)
+        return Guess("distinguish", "record", torch.zeros_like(position), position, position, scores=scores)
+
+    once, often = score(case, guess(1)), score(case, guess(50))
+    for one, many in zip(once, often, strict=True):
+        assert (one.n, one.low, one.high, one.p) == (many.n, many.low, many.high, many.p)
+        assert one.low < 1

@@ -126,6 +126,19 @@ def test_nothing_follows_a_write_that_failed(path: Path, monkeypatch: pytest.Mon
     assert lines(path) == [*PAYLOADS, b"five"]  # it may have reached the disk, so it counts
 
 
+def test_nothing_follows_a_head_that_could_not_be_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Journal(path) as journal:
+        journal.append(b"one")
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "pwrite", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            with pytest.raises(EnvironmentFault, match="No space left on device; nothing sent"):
+                journal.append(b"two")
+        with pytest.raises(EnvironmentFault, match="an earlier write failed"):
+            journal.append(b"three")
+    with Journal(path) as journal:
+        assert journal.lines == [*PAYLOADS, b"one", b"two"]
+
+
 def test_a_payload_is_one_line(path: Path) -> None:
     with Journal(path) as journal, pytest.raises(ValueError, match="newline"):
         journal.append(b"a\nb")
