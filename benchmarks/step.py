@@ -32,6 +32,7 @@ from benchmarks.transports import Credentials, say
 from benchmarks.ways import Case, End, certify
 from secsplit.allocator import keep_large_blocks
 
+CORES = sorted(os.sched_getaffinity(0))
 FASHION, COLOUR = (1, 28, 28), (3, 32, 32)
 WAYS = ("unsplit", "plain", "sealed", "recorded", "tls", "gloo", "grpc")
 OURS = ("unsplit", "plain", "sealed")
@@ -48,7 +49,7 @@ MORE = (
     Case("resnet18 early 32", "resnet18", "layer1", 32, COLOUR, 5),
     Case("resnet18 middle 32", "resnet18", "layer2", 32, COLOUR, 5),
     Case("resnet18 middle 32, two clients", "resnet18", "layer2", 32, COLOUR, 4, clients=2),
-    Case("resnet18 cifar balanced 64, micro 2", "resnet18", "layer1", 64, COLOUR, 3, micro=2, stem="cifar"),
+    Case("resnet18 cifar balanced 64, micro 2", "resnet18", "layer2", 64, COLOUR, 3, micro=2, stem="cifar"),
 )
 TARGET = {
     "cnn early 128": 1.12, "cnn middle 128": 1.05, "cnn late 128": 1.05, "cnn early 32": 1.20, "cnn middle 32": 1.15,
@@ -81,11 +82,15 @@ def main() -> None:
 
 
 def _settle(party: str) -> None:
-    """One torch thread, on a core of its own where there are two."""
+    """One torch thread."""
     keep_large_blocks()
     torch.set_num_threads(1)
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[0] if party == "server" else cores[-1]})
+
+
+def _seat(party: str, case: Case) -> None:
+    """A core of its own for the server and for the client; more than two processes share all cores."""
+    mine = CORES[:1] if party == "server" else CORES[-1:]
+    os.sched_setaffinity(0, mine if case.clients == 1 else CORES)
 
 
 class Other:
@@ -152,6 +157,7 @@ def _follow(end: End, folder: Path) -> None:
             case "dial":
                 say(end.dial(**told))
             case "prepare":
+                _seat(end.party, cases[told["case"]])
                 say(end.prepare(cases[told["case"]], folder))
             case "block":
                 say(end.block(**told))
@@ -164,6 +170,7 @@ def _measured(case: Case, end: End, others: Mapping[str, Other], folder: Path, b
     present = {"server": others["server"], **({"client-2": others["client-2"]} if case.clients > 1 else {})}
     for other in present.values():
         other.tell("prepare", case=case.name)
+    _seat(end.party, case)
     end.prepare(case, folder)
     for other in present.values():
         other.hear()

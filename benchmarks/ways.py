@@ -315,8 +315,9 @@ class End:
             if news.what == "turn":
                 self.clock.tick()
 
-        def charge(_: Party, send: Send) -> None:
-            self.ledger.charge(send.release, send.message, send.to)  # type: ignore[arg-type]
+        def charge(_: Party, send: Send) -> Callable[[], None]:
+            self.ledger.charge(send.release, send.message, send.to, settle=False)  # type: ignore[arg-type]
+            return self.ledger.settle
 
         if way == "recorded":
             serve(party, mine, inbox, transcript=self.transcript, observe=observe, charge=charge)

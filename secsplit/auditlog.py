@@ -110,7 +110,8 @@ class AuditLog:
                         f"{path}:{number}: another run of these parties stands here; choose another --out, or remove it"
                     )
             for payload in self.lines[len(journal.lines) :]:
-                journal.append(payload)
+                journal.write(payload)
+            journal.settle()
 
 
 def kept(path: Path) -> list[bytes]:

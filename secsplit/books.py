@@ -8,7 +8,7 @@ DIR/parties/NAME/privacy.json     what was spent, in words and numbers
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,14 +30,19 @@ KEY, LEDGER, SPENT = "noise.key", "ledger.jsonl", "privacy.json"
 
 @dataclass(frozen=True)
 class Books:
-    """The parties of this process and their ledgers; called with each send that has a release, before it leaves."""
+    """The parties of this process and their ledgers; called with each send that has a release, before it leaves.
+
+    What it returns must be called, and have returned, before the bytes leave: the charge is on the disk then.
+    """
 
     parties: Mapping[str, Party]
     ledgers: Mapping[str, Ledger]
 
-    def __call__(self, party: Party, send: Send) -> None:
+    def __call__(self, party: Party, send: Send) -> Callable[[], None]:
         assert isinstance(send.release, Release)
-        self.ledgers[party.name].charge(send.release, send.message, send.to)
+        ledger = self.ledgers[party.name]
+        ledger.charge(send.release, send.message, send.to, settle=False)
+        return ledger.settle
 
 
 @contextmanager

@@ -29,7 +29,8 @@ Address = tuple[Kind, str, Stamp]
 Observer = Callable[[Party, News], None]
 Begun = Generator[Step, Message | None, Transcript | None]
 T = TypeVar("T")
-Charge = Callable[[Party, Send], None]
+Settle = Callable[[], None]  # returns once a charge is on the disk; before that its message may not leave
+Charge = Callable[[Party, Send], Settle | None]
 
 
 def _nothing(*_: object) -> None:
@@ -103,7 +104,8 @@ def simulate(
     """Run all parties in this process, each advancing as far as it can. Their modules are trained in place.
 
     transcripts: party -> where its messages are recorded; observe: told of progress; charge: called before a send with
-    a release leaves. Raises SplitError where every party waits for another.
+    a release leaves; no bytes leave here, and what it returns is called once the party's turn is over.
+    Raises SplitError where every party waits for another.
     """
     simulation = _Simulation(parties, transcripts or {}, observe, charge)
     with pinned(next(iter(parties.values())).run.file.train.threads):
@@ -131,6 +133,7 @@ class _Simulation:
         self.doors = {name: Door(name, transcripts.get(name), shared, envelopes=keys.get(name)) for name in parties}
         self.programs = {name: party.program() for name, party in parties.items()}
         self.awaited: dict[str, Recv] = {}
+        self.unsettled: dict[str, Settle] = {}
         self.ready = deque(parties)  # can go on in the midst of something
         self.behind: list[tuple[int, int, str]] = []  # a heap: (step, order, party) about to begin that turn
         self.place = {name: order for order, name in enumerate(parties)}
@@ -166,14 +169,20 @@ class _Simulation:
                     heappush(self.behind, (step.step, self.place[name], name))
                     return
                 else:
+                    self.settle(name)
                     self.observe(self.parties[name], step)
         except StopIteration:
-            return
+            self.settle(name)
+
+    def settle(self, name: str) -> None:
+        """Have the party's charges on the disk."""
+        if (settle := self.unsettled.pop(name, None)) is not None:
+            settle()
 
     def deliver(self, name: str, send: Send) -> None:
         """Record the send, put it at the receiver's door, and wake the receiver if that is what it awaits."""
-        if send.release is not None:
-            self.charge(self.parties[name], send)
+        if send.release is not None and (settle := self.charge(self.parties[name], send)) is not None:
+            self.unsettled[name] = settle
         self.doors[send.link].arrived(name, self.doors[name].sent(send))
         recv = self.awaited.get(send.link)
         if recv is not None and recv.link == name and recv.matches(send.message):
@@ -183,8 +192,8 @@ class _Simulation:
 class Link(Protocol):
     """One peer's channel, as `serve` sees it: messages, with the waiting done elsewhere."""
 
-    def send(self, message: Message) -> None:
-        """Queue a message; never waits."""
+    def send(self, message: Message, settle: Settle | None = None) -> None:
+        """Queue a message; never waits. settle: called, on the thread that sends, before its bytes leave."""
 
     def close(self) -> None:
         """Wait until all queued messages have left, then end the stream."""
@@ -247,9 +256,8 @@ class _Service:
                 step = program.send(answer)
                 answer = None
                 if isinstance(step, Send):
-                    if step.release is not None:
-                        self.charge(self.party, step)
-                    self.links[step.link].send(self.door.sent(step))
+                    settle = self.charge(self.party, step) if step.release is not None else None
+                    self.links[step.link].send(self.door.sent(step), settle)
                 elif isinstance(step, Recv):
                     answer = self.await_(step)
                 elif isinstance(step, News):

@@ -1,6 +1,7 @@
 """An append-only file that shows when it was edited, cut short or rolled back, and survives a crash at any byte.
 
-Each line is chained to the one before it by SHA-256 and is on the disk before `append` returns. How many lines there
+Each line is chained to the one before it by SHA-256 and is on the disk before `append` returns; `write` several and
+`settle` to wait for the disk once, which whoever comes meanwhile waits for too (group commit). How many lines there
 are, and the last link, are also kept in a second file: a journal that is behind it was rolled back. Whoever restores
 both files together from an old copy goes unnoticed here; give `head` to a peer, or keep it elsewhere, and check it
 with `follows`. The chain has no key: it shows accidents and edits, it does not stop a forger who rewrites everything.
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -36,12 +39,14 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._settled: int | None = None  # lines that are on the disk; None until all was read and found whole
+        self._settling = threading.Lock()
+        self._failed = ""  # why nothing more may be written
         self._file = _open(path)
         self._anchor = _open(anchor_of(path))
         try:
             _lock(self._file, path)
             self._links: list[str] = []
-            self._failed = False
             self.lines: list[bytes] = []
             self._read()
             self._check_anchor()
@@ -53,6 +58,12 @@ class Journal:
     def head(self) -> Head:
         return Head(len(self._links), self._links[-1] if self._links else START)
 
+    @property
+    def settled(self) -> Head:
+        """The head of what is surely on the disk."""
+        lines = self._settled or 0
+        return Head(lines, self._links[lines - 1] if lines else START)
+
     def follows(self, head: Head) -> bool:
         """Whether this journal is that one, possibly continued."""
         if head.lines == 0:
@@ -61,20 +72,50 @@ class Journal:
 
     def append(self, payload: bytes) -> Head:
         """Write one line; it is on the disk when this returns. The payload is not kept in memory."""
+        head = self.write(payload)
+        self.settle()
+        return head
+
+    def write(self, payload: bytes) -> Head:
+        """Write one line, by one thread only; nothing may depend on it before `settle` has returned."""
         if b"\n" in payload:
             raise ValueError("a journal line holds no newline")
-        if self._failed:
-            raise EnvironmentFault(f"{self.path}: an earlier write failed; open it anew")
+        self._refuse_after_failure()
         link = link_of(self.head.link, payload)
-        self._failed = True  # until the disk has it: half a line may lie there, which only a new start clears away
-        _write(self._file, link.encode() + b" " + payload + b"\n", self.path)
+        try:
+            _write(self._file, link.encode() + b" " + payload + b"\n", self.path)
+        except BaseException as error:
+            self._failed = str(error) or "interrupted"  # half a line may lie there, which only a new start clears away
+            raise
         self._links.append(link)
-        self._keep_head()
-        self._failed = False
         return self.head
+
+    def settle(self) -> None:
+        """Return once all lines written before this call are on the disk; any thread may call it."""
+        if self._settled is None:
+            return
+        wanted = len(self._links)
+        with self._settling:
+            if self._settled >= wanted:
+                return
+            self._refuse_after_failure()
+            before, lines = self._settled, len(self._links)
+            try:
+                _sync(self._file, self.path)
+                self._settled = lines
+                self._keep_head()
+            except BaseException as error:
+                self._failed, self._settled = str(error) or "interrupted", before
+                raise
+
+    def _refuse_after_failure(self) -> None:
+        if self._failed:
+            raise EnvironmentFault(f"{self.path}: open it anew, for an earlier write failed ({self._failed})")
 
     def close(self) -> None:
         """Release the lock; the file stays."""
+        with suppress(EnvironmentFault):
+            self.settle()
         for descriptor in (self._file, self._anchor):
             os.close(descriptor)
 
@@ -103,7 +144,7 @@ class Journal:
     def _check_anchor(self) -> None:
         told = os.pread(self._anchor, 128, 0).decode("ascii", "replace").split()
         if not told and len(self._links) <= 1:  # new, or a crash right after its first line
-            self._keep_head()
+            self._begin()
             return
         if len(told) != 2 or not told[0].isdigit():
             raise LedgerDamaged(
@@ -115,11 +156,15 @@ class Journal:
                 f"{self.path}: it holds {len(self._links)} lines, and its head says {head.lines}: it was rolled back "
                 "or rewritten; restore the newest copy; nothing sent"
             )
+        self._begin()
+
+    def _begin(self) -> None:
+        self._settled = len(self._links)
         self._keep_head()
 
     def _keep_head(self) -> None:
         try:
-            os.pwrite(self._anchor, str(self.head).encode(), 0)  # may lag behind after a power cut, never run ahead
+            os.pwrite(self._anchor, str(self.settled).encode(), 0)  # may lag behind after a power cut, never run ahead
         except OSError as error:
             where = anchor_of(self.path)
             raise EnvironmentFault(f"{where}: cannot write: {error.strerror}; nothing sent") from None
@@ -153,8 +198,14 @@ def _lock(descriptor: int, path: Path) -> None:
 def _write(descriptor: int, line: bytes, path: Path) -> None:
     try:
         written = os.write(descriptor, line)
-        os.fdatasync(descriptor)
     except OSError as error:
         raise EnvironmentFault(f"{path}: cannot write: {error.strerror}; nothing sent") from None
     if written != len(line):
         raise EnvironmentFault(f"{path}: only {written} of {len(line)} bytes written; nothing sent")
+
+
+def _sync(descriptor: int, path: Path) -> None:
+    try:
+        os.fdatasync(descriptor)
+    except OSError as error:
+        raise EnvironmentFault(f"{path}: cannot write: {error.strerror}; nothing sent") from None

@@ -1,6 +1,7 @@
 """The privacy ledger: what every message told about every record of one party, charged before its bytes leave.
 
-One journal line a release, on the disk before the message may be sent. A resend is the same release with the same
+One journal line a release, on the disk before the message may leave: what is charged in a burst waits for the disk
+once, on the threads that send. A resend is the same release with the same
 bytes: it costs nothing; the same release with other bytes is refused, since noise drawn twice can be averaged away.
 Whatever its peers ask, a party stops at its own budget.
 
@@ -230,8 +231,11 @@ class Ledger:
 
     @property
     def head(self) -> Head:
-        """How long the ledger is and its last link: keep it elsewhere, or tell a peer, to notice a rollback of all."""
-        return self._journal.head
+        """How long the ledger on the disk is, and its last link.
+
+        Keep it elsewhere, or tell a peer, to notice a rollback of all.
+        """
+        return self._journal.settled
 
     def follows(self, head: Head) -> None:
         """Raises LedgerDamaged unless this ledger is the one that had that head, possibly continued."""
@@ -252,9 +256,9 @@ class Ledger:
 
     # charging
 
-    def charge(self, release: Release, message: Message, to: str) -> bool:
+    def charge(self, release: Release, message: Message, to: str, *, settle: bool = True) -> bool:
         """Charge a message before it leaves to party `to`; on the disk on return. False: there was nothing new to
-        charge.
+        charge. settle: False where the caller calls `settle` itself before the message leaves.
 
         Raises BudgetSpent, or NoiseRedrawn where the same release left before with other bytes: nothing may be sent.
         """
@@ -263,15 +267,23 @@ class Ledger:
         if known is not None:
             if known != line.digest:
                 raise NoiseRedrawn(f"{line.key}: charged before with other bytes; noise is never redrawn; nothing sent")
+            if settle:
+                self.settle()
             return False
         increments = list(self._increments(line))
         if not any(self._changes(increment) for increment in increments):
             return False
         for protects in PROTECTS:
             self._check_budget(protects, increments, line.key)
-        self._journal.append(msgspec.json.encode(line))
+        self._journal.write(msgspec.json.encode(line))
         self._book(line, increments)
+        if settle:
+            self.settle()
         return True
+
+    def settle(self) -> None:
+        """Return once all that was charged before is on the disk; any thread may call it, and all wait for one."""
+        self._journal.settle()
 
     def _line(self, release: Release, message: Message, to: str) -> Line:
         for charge in (charge for part in (release, *release.updates) for charge in part.charges):

@@ -8,17 +8,18 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import partial
 
 from channels import Channel, ChannelError, PeerClosed, Session
 from secsplit.circuits import Circuits
-from secsplit.errors import PeerError
+from secsplit.errors import PeerError, SplitError
 from secsplit.message import Kind, Message
 from secsplit.room import ASK, ENTER, Room, ask, is_word, large
 from secsplit.wire import decode, encode
 
+Parcel = tuple[Message, Callable[[], None] | None]  # a message, and what must have returned before its bytes leave
 GOODBYE = "goodbye"  # edge of the last CONTROL message of a party that stops for a fault, naming whose
 
 
@@ -26,20 +27,21 @@ class ChannelInbox:
     """Where all links put what arrived, or why nothing more will. room: of a party that peers ask before they send."""
 
     def __init__(self, timeout: float | None = None, room: Room | None = None) -> None:
-        self._queue: queue.Queue[tuple[str, Message | PeerError | None]] = queue.Queue()
+        self._queue: queue.Queue[tuple[str, Message | SplitError | None]] = queue.Queue()
         self._timeout = timeout
         self.room = room
 
-    def put(self, peer: str, what: Message | PeerError | None) -> None:
+    def put(self, peer: str, what: Message | SplitError | None) -> None:
         """A message, why there will be no more, or None for a peer that has said all and closed."""
         self._queue.put((peer, what))
 
     def get(self, awaited: str | None = None) -> tuple[str, Message | None]:
-        """(peer, message or None). Raises PeerError for a peer that went away or broke the channel."""
+        """(peer, message or None). Raises PeerError for a peer that went away or broke the channel, or why this party
+        cannot send."""
         if self.room is not None and awaited is not None:
             self.room.awaited(awaited)
         peer, what = self._queue.get(timeout=self._timeout)
-        if isinstance(what, PeerError):
+        if isinstance(what, SplitError):
             raise what
         if what is not None and what.kind is Kind.CONTROL and what.edge == GOODBYE:
             raise PeerError(str(what.facts.get("peer", peer)), f"{what.facts.get('why', 'gave up')} (told by {peer!r})")
@@ -74,20 +76,20 @@ class ChannelLink:
         # a session keeps what it sent until it is delivered; a message's memory never changes, so it need not copy
         self._send = partial(channel.send, frozen=True) if isinstance(channel, Session) else channel.send
         self._inbox, self._circuits, self._crowded = inbox, circuits, crowded
-        self._outgoing: queue.SimpleQueue[Message | Sign] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Parcel | Sign] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._sender = threading.Thread(target=self._send_all, name=f"send to {peer}", daemon=True)
         self._receiver = threading.Thread(target=self._receive_all, name=f"receive from {peer}", daemon=True)
         self._sender.start()
         self._receiver.start()
 
-    def send(self, message: Message) -> None:
-        self._outgoing.put(message)
+    def send(self, message: Message, settle: Callable[[], None] | None = None) -> None:
+        self._outgoing.put((message, settle))
 
     def last(self, message: Message) -> None:
         """Send this and no more: what the peer has not let in yet is dropped."""
         self._outgoing.put(Sign.ALONE)
-        self._outgoing.put(message)
+        self._outgoing.put((message, None))
 
     def close(self) -> None:
         """Let all that is queued leave, then end the stream under seal."""
@@ -100,12 +102,17 @@ class ChannelLink:
     def _send_all(self) -> None:
         try:
             gate = _Gate(self._crowded)
-            while (message := gate.next(self._outgoing)) is not None:
+            while (parcel := gate.next(self._outgoing)) is not None:
+                message, settle = parcel
                 meta, buffers = encode(message)
+                if settle is not None:
+                    settle()
                 self._send(meta, *buffers)
-                del message, buffers  # or what was sent last stays in memory until the next is
+                del parcel, message, buffers  # or what was sent last stays in memory until the next is
         except ChannelError as error:
             self._fail(error)
+        except SplitError as error:
+            self._inbox.put(self.peer, error)
 
     def _receive_all(self) -> None:
         try:
@@ -144,7 +151,7 @@ class ChannelLink:
             self._outgoing.put(Sign.ENTER)
         elif word.edge == ASK and room is not None:
             enter = Message(Kind.CONTROL, ENTER, word.stamp)
-            room.asked(self.peer, word, partial(self._outgoing.put, enter))
+            room.asked(self.peer, word, partial(self.send, enter))
         else:
             raise PeerError(self.peer, f"{word.edge!r} where nobody is asked for room: does it run the same release?")
 
@@ -158,17 +165,17 @@ class _Gate:
 
     def __init__(self, crowded: bool) -> None:
         self._crowded = crowded
-        self._held: deque[Message | Sign] = deque()
+        self._held: deque[Parcel | Sign] = deque()
         self._asked = self._open = self._alone = False
 
-    def next(self, queued: queue.SimpleQueue[Message | Sign]) -> Message | None:
+    def next(self, queued: queue.SimpleQueue[Parcel | Sign]) -> Parcel | None:
         """The next message, waiting for it; None at the end."""
         while True:
             if self._held:
                 head = self._held[0]
-                if not isinstance(head, Message):
+                if isinstance(head, Sign):
                     return None
-                if not self._crowded or self._open or not large(head):
+                if not self._crowded or self._open or not large(head[0]):
                     self._asked = self._open = False
                     self._held.popleft()
                     return head
@@ -177,9 +184,9 @@ class _Gate:
                     continue
                 if not self._asked:
                     self._asked = True
-                    return ask(head)
+                    return ask(head[0]), None
             told = queued.get()
-            if isinstance(told, Message) and is_word(told):
+            if isinstance(told, tuple) and is_word(told[0]):
                 return told
             if told is Sign.ENTER:
                 self._open = self._asked

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from channels import ChannelDead
 from secsplit.assemble import parties_of, party_of
 from secsplit.books import KEY, LEDGER, opened
 from secsplit.check import check
 from secsplit.claims import EVERYONE
 from secsplit.defenses import Noise
-from secsplit.drive import simulate
-from secsplit.errors import BudgetSpent, LedgerDamaged, NoiseRedrawn, PeerError, RunError
+from secsplit.drive import serve, simulate
+from secsplit.errors import BudgetSpent, EnvironmentFault, LedgerDamaged, NoiseRedrawn, PeerError, RunError
 from secsplit.forecast import forecasts
 from secsplit.journal import anchor_of
-from secsplit.message import Kind
+from secsplit.links import ChannelInbox, ChannelLink
+from secsplit.message import Kind, Message
 from secsplit.run import Run
 from secsplit.rundir import RunDir
 from secsplit.runfile import parse
@@ -260,3 +264,61 @@ def test_a_hijacked_client_stops() -> None:
     with pytest.raises(PeerError, match="do not follow the labels"):
         simulate(parties)
     simulate(parties_of(run))
+
+
+def test_one_turn_waits_for_the_disk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smashed data and labels of a turn are two charges and one wait."""
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fdatasync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+    train_simulated(run_of(FROZEN, GAUSSIAN, LABEL_DP, epochs=1), tmp_path, lambda party, news: None)
+    header, turns = 1, 3
+    assert ledger(tmp_path).read_bytes().count(b"\n") == header + 2 * turns
+    assert synced.count(str(ledger(tmp_path))) == header + turns
+
+
+class Bare:
+    """A channel that notes what is sent on it."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def send(self, meta: bytes, *payload: Any) -> None:
+        self.sent.append(meta)
+
+    def recv(self, timeout: float | None = None) -> Any:
+        time.sleep(0.2)
+        raise ChannelDead("over")
+
+    def close(self) -> None:
+        pass
+
+
+def test_bytes_leave_once_their_charge_is_on_the_disk_and_not_before() -> None:
+    channel, inbox, settled = Bare(), ChannelInbox(timeout=10), threading.Event()
+    link = ChannelLink("server", channel, inbox)  # type: ignore[arg-type]
+    link.send(
+        Message(Kind.SMASHED, "bottom->top", tensors={"h": torch.ones(2)}), lambda: bool(settled.wait(10)) or None
+    )
+    time.sleep(0.05)
+    assert channel.sent == []
+    settled.set()
+    link.close()
+    assert len(channel.sent) == 1
+
+
+def test_nothing_leaves_where_the_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(FROZEN, GAUSSIAN)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with opened(run, RunDir.create(tmp_path, run), ["site"]) as books:
+        party = books.parties["site"]
+        party.sizes = {0: {"train": 64, "test": 16}}
+        channel, inbox = Bare(), ChannelInbox(timeout=10)
+        link = ChannelLink("server", channel, inbox)  # type: ignore[arg-type]
+        monkeypatch.setattr(os, "fdatasync", full)
+        with pytest.raises(EnvironmentFault, match=r"No space left on device.*; nothing sent"):
+            serve(party, {"server": link}, inbox, charge=books)
+        link.close()
+    assert channel.sent == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,42 @@ def test_nothing_follows_a_head_that_could_not_be_written(path: Path, monkeypatc
 def test_a_payload_is_one_line(path: Path) -> None:
     with Journal(path) as journal, pytest.raises(ValueError, match="newline"):
         journal.append(b"a\nb")
+
+
+def test_all_who_wait_for_the_disk_wait_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Group commit: whoever comes while the disk is busy finds the lines written so far settled by the next one."""
+    synced: list[int] = []
+    busy, begun = threading.Event(), threading.Event()
+
+    def slow(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        begun.set()
+        assert busy.wait(10)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    with Journal(path) as journal:
+        journal.write(b"five")
+        waiting = [threading.Thread(target=journal.settle)]
+        waiting[0].start()
+        assert begun.wait(10)
+        for payload in (b"six", b"seven", b"eight"):
+            journal.write(payload)
+            waiting.append(threading.Thread(target=journal.settle))
+            waiting[-1].start()
+        assert anchor_of(path).read_text().split()[0] == str(len(PAYLOADS))  # the head is that of what is on the disk
+        busy.set()
+        for thread in waiting:
+            thread.join(10)
+        assert anchor_of(path).read_text().split()[0] == str(len(PAYLOADS) + 4)
+    assert len(synced) == 2
+    assert synced[1] == path.stat().st_size
+
+
+def test_closing_settles(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    with Journal(path) as journal:
+        journal.write(b"five")
+        assert not synced
+    assert len(synced) == 1
+    assert lines(path) == [*PAYLOADS, b"five"]

@@ -1,13 +1,18 @@
 """Turns under way beside each other: exact where nothing is stale, and exactly so stale as was asked for."""
 
 import copy
+import threading
+import time
+from contextlib import ExitStack, nullcontext
 
 import pytest
 import torch
 from torch import nn
 
-from secsplit.drive import Door, simulate
+from channels import memory_pair
+from secsplit.drive import Door, serve, simulate
 from secsplit.errors import RunError
+from secsplit.links import ChannelInbox, ChannelLink
 from secsplit.message import Kind, Message, Stamp
 from secsplit.schedule import Turn
 from secsplit.steps import News, Recv, Send, rotate
@@ -158,3 +163,80 @@ def test_a_simulation_computes_nothing_long_before_its_use(monkeypatch, method: 
     monkeypatch.setattr(Door, "arrived", counted)
     trained(run, modules_of(topology), records, SGD)
     assert 0 < most[0] <= 3
+
+
+SECONDS = 0.04  # that either side of a cut computes in a turn
+
+
+class Busy(nn.Module):
+    """Takes its time forward and backward, in proportion to the rows, on no core: what overlaps does not depend on
+    how many are free."""
+
+    def forward(self, h):
+        return _Busy.apply(h)
+
+
+class _Busy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, h):
+        time.sleep(SECONDS / 2 * len(h) / BATCH)
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        time.sleep(SECONDS / 2 * len(gradient) / BATCH)
+        return gradient.clone()
+
+
+BATCH, TURNS = 4, 6
+
+
+def seconds_a_turn(method: str, clients: int, **train: int) -> float:
+    """Over real channels, every party on a thread of its own: from the end of the server's first turn to its last."""
+    topology = named("vanilla")
+    cohort = ("client",) if clients > 1 else ()
+    run = run_with(topology, method, clients, cohort=cohort, train={"batch_size": BATCH, "epochs": 1, **train})
+    modules = modules_of(topology)
+    modules = {
+        "bottom": nn.Sequential(modules["bottom"], Busy()).double(),
+        "top": nn.Sequential(Busy(), modules["top"]).double(),
+    }
+    parties = parties_of(run, modules, {c: records_of(topology, rows=BATCH * TURNS, seed=c) for c in range(clients)})
+    inboxes = {name: ChannelInbox(timeout=30) for name in parties}
+    links: dict[str, dict[str, ChannelLink]] = {name: {} for name in parties}
+    ends: list[float] = []
+
+    def observe(party, news):
+        if news.what == "turn" and party.name == "server":
+            ends.append(time.monotonic())
+
+    with ExitStack() as stack:
+        for a, b in run.links:
+            here, there = memory_pair()
+            links[a][b], links[b][a] = ChannelLink(b, here, inboxes[a]), ChannelLink(a, there, inboxes[b])
+            stack.callback(links[a][b].close)
+            stack.callback(links[b][a].close)
+        driven = [
+            threading.Thread(target=serve, args=(parties[n], links[n], inboxes[n]), kwargs={"observe": observe})
+            for n in parties
+        ]
+        for thread in driven:
+            thread.start()
+        for thread in driven:
+            thread.join()
+    assert len(ends) == clients * TURNS
+    return (ends[-1] - ends[0]) / (len(ends) - 1)
+
+
+def test_client_and_server_compute_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With both sides equally busy, half the time of one after the other is the least possible."""
+    monkeypatch.setattr("secsplit.drive.pinned", lambda threads: nullcontext())
+    alone = seconds_a_turn("sl-am", 1)
+    assert alone > 1.9 * SECONDS
+    overlapping = {
+        "two clients, copies of the server": seconds_a_turn("splitfed-v1", 2),
+        "two clients, their own parts": seconds_a_turn("splitfed-v3", 2),
+        "staleness": seconds_a_turn("sl-am", 1, staleness=1),
+        "micro-batches": seconds_a_turn("sl-am", 1, micro_batches=2),
+    }
+    assert {name: round(each / alone, 2) for name, each in overlapping.items() if each > 0.8 * alone} == {}
