@@ -36,6 +36,7 @@ from audits.privacy import Audit, Cell, chosen
 from audits.spent import Spent, spent
 from audits.utility import utilities
 from secsplit.claims import EVERYONE
+from secsplit.errors import nearest
 from secsplit.forecast import forecasts
 from secsplit.method import AGGREGATOR
 from secsplit.run import Run
@@ -152,13 +153,12 @@ def _leakage(rule: LeakageRule, evidence: Evidence) -> Judged:
             for line in _figures(rule, cell, at):
                 judged.add(key[0])
                 yield line
+    planned = {attack for attack, _ in evidence.planned}
     for name in dict.fromkeys(rule.attacks):
         if name != "all" and name not in judged:
-            yield (
-                False,
-                f"no evidence: attack {name!r} on the {rule.goal} ran for none of {', '.join(rule.threats)}",
-                "",
-            )
+            hint = "" if name in planned else f"; {nearest(name, planned)}"
+            text = f"no evidence: attack {name!r} on the {rule.goal} ran for none of {', '.join(rule.threats)}{hint}"
+            yield False, text, ""
     if not judged:
         yield False, f"no evidence: no attack on the {rule.goal} gave {rule.metric!r}", ""
 

@@ -17,6 +17,7 @@ from secsplit.config import Strict, explain
 from secsplit.errors import RunError, nearest
 
 SCORE = "score"
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]  # `true` is no threshold of 1
 RuleId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
 
 
@@ -43,8 +44,8 @@ class LeakageRule(Rule):
     check: Literal["leakage"] = "leakage"
     goal: Goal
     metric: str = SCORE
-    max: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    min: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    max: Number | None = None
+    min: Number | None = None
     attacks: tuple[str, ...] = ("all",)
     threats: tuple[str, ...] = ("*",)
 
@@ -69,8 +70,8 @@ class EpsilonRule(Rule):
 
     check: Literal["epsilon"] = "epsilon"
     protects: Literal["inputs", "labels"] = "inputs"
-    max: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    max: Annotated[Number, Field(gt=0)]
+    delta: Annotated[Number, Field(gt=0, lt=1)] = 1e-5
 
     @property
     def asks(self) -> str:
@@ -81,7 +82,7 @@ class UtilityRule(Rule):
     """The trained network is worth at least this: the lower end of the accuracy's interval, for every objective."""
 
     check: Literal["utility"] = "utility"
-    min: Annotated[float, Field(ge=0, le=1)]
+    min: Annotated[Number, Field(ge=0, le=1)]
 
     @property
     def asks(self) -> str:
@@ -181,7 +182,10 @@ def load(path: Path) -> Policy:
     try:
         return Policy.model_validate(tables)
     except ValidationError as error:
-        raise RunError("\n".join(f"{path}: {_problem(p, tables)}" for p in error.errors())) from None
+        problems = error.errors()
+        if len(problems) > 1:  # a rule that was refused is not counted, and that there are none is no news then
+            problems = [p for p in problems if (p["type"], p["loc"]) != ("too_short", ("rules",))]
+        raise RunError("\n".join(f"{path}: {_problem(p, tables)}" for p in problems)) from None
 
 
 def _problem(problem: Any, tables: dict[str, Any]) -> str:

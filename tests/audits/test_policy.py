@@ -12,6 +12,8 @@ from secsplit.errors import RunError
 HEAD = 'name = "p"\n'
 RULE = HEAD + '[[rules]]\nid = "r"\n'
 
+NO_NUMBERS = ("true", '"0.2"', "nan", "inf")  # thresholds that would let everything pass, or nothing
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -29,6 +31,8 @@ RULE = HEAD + '[[rules]]\nid = "r"\n'
         (RULE + 'check = "utility"\nmin = 1.5\n', "min: got 1.5"),
         (RULE + 'check = "utility"\nmin = 0.5\n[[rules]]\nid = "r"\ncheck = "channel"\n', "two rules have the id 'r'"),
         (HEAD + '[[rules]]\nid = "Not An Id"\ncheck = "channel"\n', "id: got 'Not An Id'"),
+        *((RULE + f'check = "leakage"\ngoal = "label"\nmax = {value}\n', "max: got") for value in NO_NUMBERS),
+        *((RULE + f'check = "epsilon"\nmax = {value}\n', "max: got") for value in NO_NUMBERS),
         ("name = ", "not a TOML policy"),
     ],
 )  # fmt: skip
@@ -38,6 +42,7 @@ def test_what_makes_no_sense_is_named(tmp_path: Path, text: str, message: str) -
     with pytest.raises(RunError) as caught:
         load(path)
     assert message in str(caught.value)
+    assert "Tuple should have" not in str(caught.value) or text == HEAD + "rules = []"
     assert str(path) in str(caught.value)
 
 
