@@ -44,6 +44,16 @@ def transported(source: Tensor, target: Tensor) -> Tensor:
     return (source - start) @ monge(torch.cov(source.T) + unit, torch.cov(target.T) + unit).to(source) + end
 
 
+def transported_within(source: Tensor, target: Tensor, kind: Tensor, target_kind: Tensor) -> Tensor:
+    """As `transported`, but kind by kind, (n,) and (m,), where both have rows enough for a covariance of that kind."""
+    moved, width = transported(source, target), source.shape[1]
+    for k in kind.unique().tolist() if width <= FULL else ():
+        mine, theirs = kind == k, target_kind == k
+        if min(int(mine.sum()), int(theirs.sum())) >= 2 * width:
+            moved[mine] = transported(source[mine], target[theirs])
+    return moved
+
+
 def monge(source: Tensor, target: Tensor) -> Tensor:
     """(d, d), symmetric: the least movement that turns covariance `source` into `target`."""
     root, inverse = power(source, 0.5), power(source, -0.5)

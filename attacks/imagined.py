@@ -94,6 +94,14 @@ class Imagined:
             total = total + objective.weight * LOSSES[objective.loss](score, labels[objective.target])
         return total, sent
 
+    def seen_class(self, messages: Mapping[str, Tensor], columns: Columns) -> Tensor:
+        """(n,) the class that the network gives those messages by its first objective of classes; 0 without one."""
+        for objective in self.objectives:
+            if self.view.classes.get(objective.target, 0) > 1:
+                scores = self.scores(objective, self.follow(messages, columns))
+                return scores.flatten(1).argmax(1) if scores[0].numel() > 1 else (scores.flatten() > 0).long()
+        return torch.zeros(len(next(iter(messages.values()))), dtype=torch.int64)
+
     @property
     def blind(self) -> bool:
         """Whether the task is judged by a stand-in: which class a message belongs to must be found out as well."""

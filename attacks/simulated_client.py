@@ -8,7 +8,8 @@ the real ones; inputs are read back by a decoder of the simulator's messages. Pa
 Where we differ, and why: the server attacks after the session, with its last weights and the last messages, and so
 takes 1000 steps at a higher, decaying rate where the papers take 20,000 and 40,000 beside the training; the decoder is
 the closed-form one; before decoding, messages are carried onto the simulator's by optimal transport between Gaussians,
-which undoes what is left of the difference between the two clients. regulariser="none" switches all alignment off: a
+one for each class that the network itself sees in them, which undoes what is left of the difference between the two
+clients. regulariser="none" switches all alignment off: a
 negative control, PCAT's loss alone with no other of its measures.
 """
 
@@ -34,6 +35,7 @@ from secsplit.threat import Known, Knows, View
 log = logging.getLogger(__name__)
 
 Regulariser = Literal["mk-mmd", "gan", "none"]
+CHUNK = 500  # rows put through the network at once
 PAIRS = 5000  # auxiliary records that the decoder learns from
 
 
@@ -138,14 +140,14 @@ class SimulatedClient(Training, Attack):
         up = above(view, edge=self.edge or min(seen, key=lambda edge: len(above(view, edge=edge).segments)))
         column, aux = column_of(up, self.column), labelled(view)
         imagined = self.run(view, aux, seen, coins)
-        chosen = torch.randperm(len(aux.inputs[column]), generator=coins)[:PAIRS]
-        with torch.no_grad():
-            parts = [{name: values[rows] for name, values in aux.inputs.items()} for rows in torch.split(chosen, 500)]
-            simulated = torch.cat([imagined.imagine(part)[up.edge] for part in parts])
-        fitted = decoder.fit(simulated, aux.inputs[column][chosen], coins=coins)
+        chosen = torch.randperm(len(aux.inputs[column]), generator=coins)[: self.rows]
+        simulated, kinds = simulate(imagined, aux, chosen)
+        z = simulated[up.edge].flatten(1)
+        fitted = decoder.fit(z[:PAIRS], aux.inputs[column][chosen[:PAIRS]], coins=coins)
         rows = seen[up.edge]
         if self.regulariser != "none":
-            moved = drift.transported(rows.values.flatten(1), simulated.flatten(1))
+            source, seen_kinds = rows.values.flatten(1), classified(imagined, view, rows, seen)
+            moved = drift.transported_within(source, z, seen_kinds, kinds)
             rows = rows.holding(moved.reshape(rows.values.shape))
         rows = rows.take(asked(view, rows))
         return Guess(
@@ -195,6 +197,33 @@ class SimulatedTail(Training, Attack):
             "label", objectives[0].target, rows.cast, rows.position, rows.step, scores=found, labels=found.argmax(1),
             facts={"steps": self.steps, "regulariser": self.regulariser, "selection": "fixed beforehand"},
         )  # fmt: skip
+
+
+@torch.no_grad()
+def simulate(imagined: Imagined, aux: Known, chosen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """(edge -> the stand-ins' messages for those auxiliary records, the class that the network sees in each)."""
+    sent: dict[str, list[Tensor]] = {}
+    kinds = []
+    for rows in torch.split(chosen, CHUNK):
+        part = {name: values[rows] for name, values in aux.inputs.items()}
+        messages = imagined.imagine(part)
+        for edge, message in messages.items():
+            sent.setdefault(edge, []).append(message)
+        kinds.append(imagined.seen_class(messages, part))
+    return {edge: torch.cat(parts) for edge, parts in sent.items()}, torch.cat(kinds)
+
+
+@torch.no_grad()
+def classified(imagined: Imagined, view: View, rows: Observed, seen: Mapping[str, Observed]) -> Tensor:
+    """(n,) the class that the network sees in each row's real messages; 0 where some of them were not seen."""
+    places = {edge: find(rows, other) for edge, other in seen.items()}
+    if any(bool((place < 0).any()) for place in places.values()):
+        return torch.zeros(len(rows), dtype=torch.int64)
+    kinds = []
+    for part in torch.split(torch.arange(len(rows)), CHUNK):
+        messages = {edge: other.values[places[edge][part]] for edge, other in seen.items()}
+        kinds.append(imagined.seen_class(messages, held(view, rows.take(part))))
+    return torch.cat(kinds)
 
 
 def labelled(view: View) -> Known:

@@ -145,13 +145,13 @@ def norm_and_direction(seed: int, clock: Clock) -> Iterator[Figure]:
     norms, directions = [], []
     patients = standardised(datasets.load(DataSpec(name="breast-cancer")))
     balanced = vanilla(labels="server", loss="binary_cross_entropy")
-    for each in range(5 * seed, 5 * seed + 5):
+    for each in range(15 * seed, 15 * seed + 15):  # of one victim the norm's area may be anything from .1 to .9
         models = {"bottom": mlp(30, 16, last_relu=True, seed=each), "top": mlp(16, 1, seed=each)}
         victim = train(balanced, patients, models, epochs=15, batch=32, seed=each)
         view = victim.view("client", knows=CLUES)
         norms.append(median(victim, GradientNorm(), view, clock, each))
         directions.append(median(victim, GradientDirection(), view, clock, each))
-    yield Figure("breast cancer, 37% positive, median of 5: norm", float(np.median(norms)), 0.35, 0.65)
+    yield Figure("breast cancer, 37% positive, mean of 15: norm", float(np.mean(norms)), 0.35, 0.65)
     yield Figure("breast cancer, least of 5: direction", min(directions), 0.99)
 
 

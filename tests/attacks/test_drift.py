@@ -36,3 +36,16 @@ def test_a_slowly_scaled_network_is_undone_without_touching_the_newest():
 def test_few_rows_are_left_alone():
     seen = rows(torch.randn(1500, 3, 2), torch.arange(1500))
     assert drift.settled(seen) is seen
+
+
+def test_kinds_are_moved_each_to_its_own_and_too_few_rows_with_all():
+    coins = torch.Generator().manual_seed(0)
+    kind = torch.arange(3).repeat_interleave(torch.tensor([400, 400, 3]))
+    centre = torch.tensor([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0]])
+    source = torch.randn(803, 2, generator=coins) + centre[kind]
+    target = torch.randn(803, 2, generator=coins) - centre[kind]
+    moved = drift.transported_within(source, target, kind, kind)
+    for k in (0, 1):
+        torch.testing.assert_close(moved[kind == k].mean(0), target[kind == k].mean(0), rtol=0, atol=1e-4)
+        torch.testing.assert_close(moved[kind == k].T.cov(), target[kind == k].T.cov(), rtol=0.05, atol=0.1)
+    torch.testing.assert_close(moved[kind == 2], drift.transported(source, target)[kind == 2])
