@@ -78,6 +78,7 @@ class Frame(NamedTuple):
 
 
 Opened = tuple[Kind, Frame]
+NOTHING: Opened = Kind.DATA, Frame(b"", EMPTY)
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,8 @@ class Sealer:
 
     def __init__(self, keys: RecordKeys, limits: Limits = DEFAULT_LIMITS, *, pad: bool = False) -> None:
         self.keys, self.limits, self._pad = keys, limits, pad
-        self._short = min(limits.record, PIECE)  # what surely is one record
+        self._short = min(limits.record, PIECE, limits.max_message)  # what surely is one record, and may be sent
+        self._little = limits.max_meta
         self._scratch = memoryview(bytearray(SMALL))
         self._head = self._scratch[: HEADER.size + keys.tag]
 
@@ -292,8 +294,7 @@ class Sealer:
         if len(payload) == 1 and not self._pad:
             view = flat(payload[0])
             length, extra = len(view), len(meta)
-            if length <= self._short and length + extra + SLACK <= len(self._scratch):
-                self.limits.check(length, extra)
+            if length <= self._short and extra <= self._little and length + extra + SLACK <= len(self._scratch):
                 return (self._whole(kind, meta, view),)
         views = [view for buffer in payload if len(view := flat(buffer))]
         total = sum(map(len, views))
@@ -452,9 +453,11 @@ class Opener:
                     np.frombuffer(memory, np.uint8)[:] = 0
                 self.keys.drop("a message did not arrive whole and authentic")
                 raise
-            holding[:] = (payload[:total],)
+            message = KINDS[kind], _frame(Frame, (meta, payload[:total]))
+            holding.clear()
             payload = record = here = EMPTY  # nothing here keeps alive what its receiver, or a wire, has let go
-            yield KINDS[kind], _frame(Frame, (meta, holding.pop()))
+            yield message
+            message = NOTHING
 
     def _judge(self, total: int, meta_length: int, kind: int, padded: int) -> None:
         """Raise where a header asks for what it must not."""

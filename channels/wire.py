@@ -138,10 +138,12 @@ class ReadAhead:
             self._start, self._end = 0, left
         del ahead  # or an idle wire would hold on to it here
         until = self._until(deadline)
-        while self._end - self._start < length:
+        while True:
             count = self._receive(self._ahead[self._end :], until)
+            self._end += count
+            if self._end - self._start >= length:
+                break
             if count:
-                self._end += count
                 until = self._until(deadline)
             elif self._start == self._end and length <= READ_AHEAD:
                 self._ahead, self._start, self._end = self._little, 0, 0  # an idle wire keeps no large buffer
