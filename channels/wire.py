@@ -27,6 +27,7 @@ from channels.records import Warm
 TICK = 1.0  # seconds
 READ_AHEAD = 4096  # bytes
 MOST_AHEAD = (1 << 18) + READ_AHEAD  # bytes, once a look at so much has been asked for, and until nothing comes
+MUCH = 1 << 16  # bytes; so much is waited for beneath
 AHEAD = Warm()  # of all wires of a process: as many as are busy at once
 STALL = 30.0  # seconds without a single byte of progress inside a message
 
@@ -139,7 +140,11 @@ class ReadAhead:
         del ahead  # or an idle wire would hold on to it here
         until = self._until(deadline)
         while True:
-            count = self._receive(self._ahead[self._end :], until)
+            missing = length - (self._end - self._start)
+            if missing < MUCH:
+                count = self._receive(self._ahead[self._end :], until)
+            else:  # one call that waits for it all, not one for each segment that arrives
+                count = self._receive(self._ahead[self._end : self._end + missing], until, whole=True)
             self._end += count
             if self._end - self._start >= length:
                 break
