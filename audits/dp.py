@@ -147,18 +147,26 @@ class Pair:
 def crafted(spec: GaussianSpec, *, width: int = 32) -> Pair:
     """The worst pair for a clipped vector: antipodal and five times too long, or two axes where nothing is negative.
 
-    Too long, so that a mechanism that forgets to clip shows.
+    Of zero-out neighbours, one of the two is nothing. Too long, so that a mechanism that forgets to clip shows.
     """
     one, other = torch.zeros(width), torch.zeros(width)
     one[0] = 5 * spec.clip
+    if spec.adjacency == "zero-out":
+        return Pair(one, other, _unit(one), "crafted")
     other[1 if spec.nonnegative else 0] = 5 * spec.clip if spec.nonnegative else -5 * spec.clip
     return Pair(one, other, _unit(one - other), "crafted")
 
 
 def farthest(messages: Tensor, spec: GaussianSpec, *, among: int = 500) -> Pair:
-    """The real pair farthest apart after clipping: messages (n, ...) before the defense, the first `among` of them."""
+    """The real pair farthest apart after clipping: messages (n, ...) before the defense, the first `among` of them.
+
+    Of zero-out neighbours, the longest message and nothing.
+    """
     kept = messages[:among]
     inside = clipped(kept, spec.clip, nonnegative=spec.nonnegative).flatten(1)
+    if spec.adjacency == "zero-out":
+        i = int(inside.norm(dim=1).argmax())
+        return Pair(kept[i], torch.zeros_like(kept[i]), _unit(inside[i]).view_as(kept[i]), "real")
     apart = torch.cdist(inside, inside)
     i, j = divmod(int(apart.argmax()), len(kept))
     return Pair(kept[i], kept[j], _unit(inside[i] - inside[j]).view_as(kept[i]), "real")

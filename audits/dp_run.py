@@ -134,7 +134,8 @@ def _trainings(
     found = []
     for spec in specs:
         role = spec.role(run.topology)
-        if spec.message == "smashed" and math.isfinite(claims.get(role, math.inf)) and len(run.casts) == 1:
+        replaced = spec.adjacency == "replace-one"  # which is what the canaries of a training are
+        if replaced and spec.message == "smashed" and math.isfinite(claims.get(role, math.inf)) and len(run.casts) == 1:
             found.append(_training(run, parties, spec, claims[role], delta, seed))
     return found
 

@@ -99,6 +99,25 @@ def test_the_correct_mechanism_is_never_flagged(seed: int, tmp_path: Path) -> No
     assert found.lower.epsilon > 0.5 * claim
 
 
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_zero_out_neighbours_are_audited_as_such(nonnegative: bool) -> None:
+    """A record set to zero moves a message half as far as one replaced: correct is not flagged, and a bug is."""
+    chosen = spec(2.0, adjacency="zero-out", nonnegative=nonnegative)
+    claim = epsilon_of(gaussian_mu(2.0, adjacency="zero-out"), DELTA)
+    good = audited(Gaussian(chosen, Noise.predictable_for_testing_only(0)), claim, adjacency="zero-out")
+    assert good.verdict == "no violation found"
+    assert good.lower.epsilon > 0.5 * claim
+    assert audited(HalfNoise(chosen, Noise.predictable_for_testing_only(0)), claim).verdict == "violation"
+    messages = torch.rand(300, 40, generator=torch.Generator().manual_seed(0)) * 3
+    real = farthest(messages, chosen)
+    found = audit_mechanism(
+        Gaussian(chosen, Noise.predictable_for_testing_only(1)), real, claim, kind=Kind.SMASHED, edge=EDGE, delta=DELTA,
+        trials=5000,
+    )  # fmt: skip
+    assert found.verdict == "no violation found"
+    assert not bool(real.other.any())
+
+
 def test_sigma_4_ten_epochs(tmp_path: Path) -> None:
     defense = Gaussian(spec(4.0), Noise.predictable_for_testing_only(0))
     claim = claimed(defense, 10, tmp_path)
