@@ -289,6 +289,8 @@ def _weak(run: Run) -> Iterator[Remark]:
             yield Remark(
                 where, 'floating-point noise: the low bits may betray the message; noise = "grid" has no such hole'
             )
+        if isinstance(spec, DPSGDSpec):
+            yield Remark(where, "dp-sgd adds floating-point noise: its guarantee is that of real numbers")
         if isinstance(spec, GaussianSpec) and spec.adjacency == "zero-out":
             yield Remark(where, "accounted for records set to zero: half the sensitivity of replacing one")
         if spec.kind == "frozen":

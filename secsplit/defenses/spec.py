@@ -19,7 +19,7 @@ from secsplit.errors import RunError, nearest
 from secsplit.message import Kind
 from secsplit.topology import Crossing, Topology
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]  # `true` is no sigma of 1
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Tensorial = Literal["smashed", "cut-grad", "output", "output-grad"]  # the kinds of messages a mechanism may act on
 

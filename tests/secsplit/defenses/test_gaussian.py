@@ -230,3 +230,10 @@ def test_mixing_before_the_noise_does_change_the_other_rows() -> None:
     signed = [Sign(SignSpec(edge=EDGE)).outgoing(out(each)) for each in (h, other)]
     apart = clipped(signed[0], 1.0) - clipped(signed[1], 1.0)
     assert float(apart.norm()) > 2.0  # the sensitivity that was accounted for
+
+
+@pytest.mark.parametrize("sigma", [True, "0.5", math.nan, math.inf, 0, -1.0])
+def test_a_sigma_that_is_no_positive_number_is_refused(sigma: object) -> None:
+    with pytest.raises(ValidationError, match="sigma"):
+        spec(sigma=sigma)
+    assert spec(sigma=2).sigma == 2
