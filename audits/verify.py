@@ -98,8 +98,8 @@ def _account(party: PartyDir) -> Iterator[Check]:
 
 
 def _transcripts(run: RunDir) -> Iterator[Check]:
-    """Where transcripts lie here: whether they are those that were attacked."""
-    parties = [party.name for party in run.parties() if (party.path / "transcript").is_dir()]
+    """Where transcripts lie here whole: whether they are those that were attacked. A sweep keeps their indices only."""
+    parties = [party.name for party in run.parties() if any((party.path / "transcript").glob("*.safetensors"))]
     try:
         attacked = Audit.load(run.path).evidence
     except RunError:
