@@ -98,7 +98,7 @@ def test_the_audit_rehearses_it_and_on_noise_it_finds_nobody(tmp_path) -> None:
     assert cell.status == "ran", cell.because
     again = next(leak for leak in cell.leakages if leak.metric == "re-identification")
     assert again.leaks
-    assert again.value > 0.8
+    assert again.value > 0.5
     assert next(b.value for b in again.baselines if "noise" in b.name) < 0.02
 
 
