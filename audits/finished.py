@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from audits.truth import Truth
 from secsplit.assemble import dataset_of, modules_of, shard_of
-from secsplit.auditlog import HEADS
+from secsplit.auditlog import HEADS, witnesses
 from secsplit.checkpoint import ALL_SAVED, SAVED
 from secsplit.datasets import Dataset
 from secsplit.errors import RunError
@@ -185,7 +185,7 @@ class Finished:
         run, role = self.run, self.run.file.parties[party].role
         for event in self.schedule:
             if isinstance(event, EpochEnd):
-                for peer in run.peers(party):
+                for peer in witnesses(run, party):
                     yield event.step, "sent", peer, Kind.CONTROL, HEADS
                     yield event.step, "received", peer, Kind.CONTROL, HEADS
             elif isinstance(event, Save):

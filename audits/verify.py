@@ -27,7 +27,7 @@ from audits.seal import MANIFEST, SEALS, Manifest, Seal, evidence_files, load, s
 from audits.sweep import GRID, Grid
 from channels import KeyFileError, PublicIdentity
 from secsplit.auditlog import FILE as LOG
-from secsplit.auditlog import Begun, Done, Entry, Epoch, Told, digest_of, entry
+from secsplit.auditlog import Begun, Done, Entry, Epoch, Told, digest_of, entry, witnesses
 from secsplit.books import LEDGER, SPENT
 from secsplit.errors import RunError, SplitError
 from secsplit.journal import START, anchor_of, link_of
@@ -247,7 +247,7 @@ def _whole(path: Path, chained: Chained, folder: RunDir) -> str | None:
     heard = {(line.peer, line.epoch): number for number, line in enumerate(entries, 1) if isinstance(line, Told)}
     for number, line in enumerate(entries, 1):
         if isinstance(line, Epoch):
-            for peer in run.peers(name):
+            for peer in witnesses(run, name):
                 if (peer, line.epoch) not in heard:
                     return f"{path}:{number}: nothing that {peer} told of its log follows epoch {line.epoch}"
     return None

@@ -21,6 +21,7 @@ from torch import Tensor
 from secsplit.errors import LedgerDamaged, PeerError
 from secsplit.journal import START, Head, Journal, link_of
 from secsplit.message import Kind, Message, Stamp
+from secsplit.room import crowded
 from secsplit.run import PROTOCOL, Run
 from secsplit.schedule import EpochEnd
 from secsplit.steps import Recv, Send, Step
@@ -130,7 +131,7 @@ def attest(
     log.rewind(event.step)
     weights = {segment: digest_of(module.state_dict()) for segment, module in sorted(party.modules.items())}
     log.add(Epoch(event.epoch, event.step, {name: dict(values) for name, values in metrics.items()}, weights))
-    head, peers = log.head, party.run.peers(party.name)
+    head, peers = log.head, witnesses(party.run, party.name)
     stamp = Stamp(event.step, 0, event.epoch, 0, training=False)
     for peer in peers:
         yield Send(peer, Message(Kind.CONTROL, HEADS, stamp, facts={"lines": head.lines, "link": head.link}))
@@ -140,6 +141,13 @@ def attest(
         log.add(_told(message, peer, event))
     if last:
         log.add(Done(event.epoch + 1, event.step))
+
+
+def witnesses(run: Run, party: str) -> tuple[str, ...]:
+    """The peers that tell each other their heads: all, but where hundreds of clients all have links to one another only
+    those beside each other in the tree that spans the parties, or what is told would grow with their square."""
+    near, few = run.near(party), not crowded(run.peers(party))
+    return tuple(p for p in run.peers(party) if p in near or (few and not crowded(run.peers(p))))
 
 
 def _told(message: Message, peer: str, event: EpochEnd) -> Told:

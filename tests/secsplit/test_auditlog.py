@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from secsplit.auditlog import FILE, AuditLog, Begun, Done, Epoch, Told, entry, kept
+from secsplit.auditlog import FILE, AuditLog, Begun, Done, Epoch, Told, entry, kept, witnesses
 from secsplit.errors import LedgerDamaged
 from secsplit.journal import anchor_of, link_of
 from secsplit.run import Run
@@ -92,3 +92,19 @@ def test_the_head_is_the_chain_s(folder: Path) -> None:
         link = link_of(link, line)
     head = AuditLog(Run.of(parse(TABLES)), "a", lines).head
     assert (head.lines, head.link) == (len(lines), link)
+
+
+def test_what_is_told_does_not_grow_with_the_square_of_the_clients() -> None:
+    """Clients that hand their weights to each other have a link each with all others; heads go along the tree."""
+
+    def told(clients: int) -> int:
+        names = [f"client-{i}" for i in range(clients)]
+        parties = {**{name: {"role": "client"} for name in names}, "server": {"role": "server"}}
+        run = Run.of(parse({"method": {"name": "sl-am"}, "parties": parties}))
+        beside = {name: witnesses(run, name) for name in parties}
+        assert all(name in beside[peer] for name, peers in beside.items() for peer in peers)
+        assert all(beside.values())
+        return sum(map(len, beside.values()))
+
+    assert told(3) == 4 * 3  # everyone to everyone
+    assert told(40) == 2 * 40
