@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from secsplit.accounting import Release
 from secsplit.assemble import modules_of, party_of
 from secsplit.defenses import Noise
-from secsplit.errors import LedgerDamaged
+from secsplit.errors import EnvironmentFault, LedgerDamaged
 from secsplit.journal import Head
 from secsplit.ledger import BudgetSpec, Ledger
 from secsplit.party import Party
@@ -90,6 +90,8 @@ def _continues(folder: PartyDir, ledger: Ledger) -> None:
 
 
 def _tell(folder: PartyDir, ledger: Ledger) -> None:
+    with suppress(EnvironmentFault):  # the head told is of what is on the disk, and the sums are of all
+        ledger.settle()
     value = {
         "head": asdict(ledger.head),
         "budget": ledger.budget.model_dump(mode="json", exclude={"ledger"}),

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from channels import ChannelDead
+from secsplit.accounting import Charge, Release
 from secsplit.assemble import parties_of, party_of
 from secsplit.books import KEY, LEDGER, opened
 from secsplit.check import check
@@ -23,10 +24,11 @@ from secsplit.errors import BudgetSpent, EnvironmentFault, LedgerDamaged, NoiseR
 from secsplit.forecast import forecasts
 from secsplit.journal import anchor_of
 from secsplit.links import ChannelInbox, ChannelLink
-from secsplit.message import Kind, Message
+from secsplit.message import Kind, Message, Stamp
 from secsplit.run import Run
 from secsplit.rundir import RunDir
 from secsplit.runfile import parse
+from secsplit.steps import Send
 from secsplit.training import train_simulated
 from secsplit.transcript import Transcript
 
@@ -191,6 +193,18 @@ def test_inputs_that_leave_as_what_to_reconstruct_are_charged(tmp_path: Path) ->
     assert any("sends its inputs themselves to server" in gap.text for gap in check(run).gaps)
     forecast = next(f for f in forecasts(run) if (f.protects, f.training, f.to) == ("inputs", True, EVERYONE))
     assert forecast.epsilon(1e-5) == float("inf")
+
+
+def test_what_was_charged_last_is_told_where_a_run_breaks_off(tmp_path: Path) -> None:
+    """A burst that no sending thread has waited for yet: the head that is told is that of the ledger left behind."""
+    run = run_of(FROZEN, GAUSSIAN)
+    folder = RunDir.create(tmp_path, run)
+    message = Message(Kind.SMASHED, "bottom->top", Stamp(), {"h": torch.zeros(2, 16)})
+    release = Release("one", torch.arange(2), charges=(Charge("inputs", "gaussian", mu=0.5),))
+    with opened(run, folder, run.file.parties) as books:
+        books(books.parties["site"], Send("server", message, release))
+    told = json.loads((tmp_path / "parties" / "site" / "privacy.json").read_text())
+    assert told["head"]["lines"] == len(ledger(tmp_path).read_bytes().splitlines()) == 2
 
 
 def test_keys_and_ledgers_are_private_files(tmp_path: Path) -> None:
