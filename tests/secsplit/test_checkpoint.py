@@ -73,7 +73,7 @@ def left(folder: Path) -> dict[str, object]:
     return found
 
 
-def secsplit(*words: object, failpoint: str = "", timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def secsplit(*words: object, failpoint: str = "", timeout: float = 400) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SECSPLIT_FAILPOINT": failpoint}
     command = [sys.executable, "-m", "secsplit.cli", *map(str, words)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
