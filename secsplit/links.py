@@ -113,6 +113,8 @@ class ChannelLink:
             self._fail(error)
         except SplitError as error:
             self._inbox.put(self.peer, error)
+        except Exception as error:  # nor for what this one will not send
+            self._inbox.put(self.peer, SplitError(f"cannot send to {self.peer!r}: {_in_words(error)}"))
 
     def _receive_all(self) -> None:
         try:
@@ -128,6 +130,8 @@ class ChannelLink:
             self._inbox.put(self.peer, None)
         except ChannelError as error:
             self._fail(error)
+        except Exception as error:  # whatever it was: nobody must wait for ever for what this thread will not read
+            self._inbox.put(self.peer, PeerError(self.peer, f"what it sent cannot be read: {_in_words(error)}"))
         finally:
             self._outgoing.put(Sign.ALONE)
             if self._inbox.room is not None:
@@ -158,6 +162,10 @@ class ChannelLink:
     def _fail(self, error: ChannelError) -> None:
         if not self._closing.is_set():
             self._inbox.put(self.peer, PeerError(self.peer, f"went away: {error}"))
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 class _Gate:
