@@ -136,11 +136,13 @@ def why_not(needs: Needs, topology: Topology, threat: Threat) -> str | None:
         return f"it takes a party's place, and {threat.name!r} is {threat.behaviour}"
     if needs.secret_labels and not secret_labels(topology, threat.who):
         return f"{who} holds every label itself"
+    if not threat.who and (needs.messages or needs.any_of):
+        return "a wiretap reads no message: the links are encrypted"
     for need in needs.messages:
         if not _crosses(need, topology, threat):
             return f"{who} never {need.direction} {need.kind} messages in topology {topology.name!r}"
     if needs.any_of and not any(_crosses(need, topology, threat) for need in needs.any_of):
-        kinds = " or ".join(f"{need.direction} {need.kind}" for need in needs.any_of)
+        kinds = ", nor ".join(f"{need.direction} {need.kind}" for need in needs.any_of)
         return f"{who} never {kinds} messages in topology {topology.name!r}"
     for known in sorted(needs.knows - threat.knows):
         return f"it needs {known.value!r}, which {threat.name!r} does not have"

@@ -6,7 +6,7 @@ over seeds is the worse of Student's interval and the worst seed's own. Seeds th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import isnan
 from pathlib import Path
 
@@ -201,6 +201,7 @@ def _not_measured(grid: Grid, policy: Policy) -> tuple[str, ...]:
     lines += [f"{name}: it failed, so its figures are missing" for name in sorted(failed)]
     lines += [f"{name}: it found nothing even in the control, so it was too weak here" for name in _weak(grid)]
     lines += [f"no attack on {what}" for goal, what in _WHAT.items() if goal not in goals]
+    lines += [f"{what} in {name!r} on every seed, so its place tells nothing of them" for name, what in _partly(grid)]
     if not any(threat.behaviour == "malicious" for audit in audits for threat in audit.threats):
         lines.append("adversaries that break the protocol")
     if not any(len(threat.who) > 1 for audit in audits for threat in audit.threats):
@@ -214,6 +215,15 @@ def _not_measured(grid: Grid, policy: Policy) -> tuple[str, ...]:
     if not any(isinstance(rule, ControlRule) for rule in policy.rules):
         lines.append("whether the attacks could find anything: the policy has no rule on a control")
     return tuple(lines)
+
+
+def _partly(grid: Grid) -> Iterator[tuple[str, str]]:
+    """(setting, what is inferred) wherever some of the seeds that choose have a figure and others none."""
+    for name in grid.settings:
+        points = grid.of(name, held_out=False)
+        for goal, what in _WHAT.items():
+            if 0 < sum(_worst(point, goal) is not None for point in points) < len(points):
+                yield name, what
 
 
 def _weak(grid: Grid) -> list[str]:
@@ -230,6 +240,7 @@ def _weak(grid: Grid) -> list[str]:
 _WHAT = {
     "label": "labels",
     "input": "records",
+    "attribute": "attributes",
     "membership": "membership",
     "traffic": "the sizes and times of messages",
 }

@@ -21,7 +21,7 @@ import tomli_w
 from audits import grid as grids
 from audits import shelf as shelves
 from audits import sweep as sweeps
-from audits.frontier import settings
+from audits.frontier import _not_measured, settings
 from audits.grid import GridSpec, Point, PointResult, carry_out, grid_spec, points
 from audits.policy import load
 from audits.report.assemble import report_of_sweep
@@ -198,6 +198,16 @@ def test_nothing_beats_what_is_marked(made: tuple[Path, Grid]) -> None:
     places = [(s.worst() or 0.0, s.accuracy.mean if s.accuracy else 0.0) for s in found]
     for setting, mine in zip(found, places, strict=True):
         assert setting.best == (not any(o[0] <= mine[0] and o[1] >= mine[1] and o != mine for o in places))
+
+
+def test_a_goal_that_a_seed_lacks_is_told(made: tuple[Path, Grid]) -> None:
+    _, grid = made
+    point = grid.points[0]
+    bare = point.audit.model_copy(update={"cells": ()})
+    again = point.model_copy(update={"seed": point.seed + 1, "audit": bare})
+    lines = _not_measured(grid.model_copy(update={"points": (*grid.points, again)}), load(POLICY))
+    assert any(f"in {point.setting!r} on every seed" in line for line in lines)
+    assert not any("on every seed" in line for line in _not_measured(grid, load(POLICY)))
 
 
 def test_another_version_of_the_code_computes_anew(monkeypatch: pytest.MonkeyPatch) -> None:
