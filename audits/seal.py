@@ -26,7 +26,7 @@ from audits.report.write import CARD, HTML, JSON, PDF
 from audits.sweep import GRID, Grid
 from secsplit.auditlog import FILE as LOG
 from secsplit.errors import RunError
-from secsplit.rundir import write_atomically
+from secsplit.rundir import RunDir, write_atomically
 
 if TYPE_CHECKING:
     from channels import Identity
@@ -87,9 +87,31 @@ def evidence_files(folder: Path) -> Iterator[str]:
         yield from (f"{POINTS}/{point.name}/{name}" for name in evidence_files(point))
 
 
+def met(folder: Path) -> dict[str, str]:
+    """party -> its identity's fingerprint, as a peer's channels knew it; of those that were on a channel."""
+    known = {}
+    for party in RunDir(folder).parties():
+        try:
+            told = party.channels()
+        except RunError:
+            continue  # a sealed file like others: named by its first wrong line
+        for channel in (channel for facts in told.values() for channel in facts["channels"]):
+            known[str(channel.get("peer_name"))] = str(channel.get("peer_fingerprint"))
+    return known
+
+
 def seal(folder: Path, me: Identity) -> Path:
-    """Sign the folder's evidence as `me`. Raises RunError where it is no longer what others have sealed."""
+    """Sign the folder's evidence as `me`.
+
+    Raises RunError where it is no longer what others have sealed, or `me` has a party's name and not its key.
+    """
     path = folder / MANIFEST
+    knew = met(folder).get(me.public.name, me.public.fingerprint)
+    if knew != me.public.fingerprint:
+        raise RunError(
+            f"{folder}: this key is {me.public.fingerprint}, and the channels of the run knew its party "
+            f"{me.public.name!r} as {knew}; sign with the key it ran with, or under a name that no party of the run has"
+        )
     made = Manifest(
         digest=Grid.load(folder).key if (folder / GRID).exists() else (folder / "digest").read_text().strip(),
         files={name: sealed(folder / name) for name in evidence_files(folder)},

@@ -23,7 +23,7 @@ from audits.frozen import Frozen
 from audits.grid import POINTS, PointResult
 from audits.privacy import AUDIT, Audit
 from audits.report.write import JSON
-from audits.seal import MANIFEST, SEALS, Manifest, Seal, evidence_files, load, sealed
+from audits.seal import MANIFEST, SEALS, Manifest, Seal, evidence_files, load, met, sealed
 from audits.sweep import GRID, Grid
 from channels import KeyFileError, PublicIdentity
 from secsplit.auditlog import FILE as LOG
@@ -304,7 +304,7 @@ def _file(folder: Path, name: str, manifest: Manifest) -> Check:
 def _seals(folder: Path, signers: Collection[str]) -> Iterator[Check]:
     """Every signature over the manifest; and that those who were named are among them."""
     made: dict[str, str] = {}  # fingerprint -> name
-    known = _fingerprints(folder)
+    known = met(folder)
     try:
         statement = load(folder).statement()
     except RunError:
@@ -335,16 +335,3 @@ def _seals(folder: Path, signers: Collection[str]) -> Iterator[Check]:
         yield Check(what=SEALS, ok=True, text=f"not signed by {', '.join(silent)}")
     for missing in sorted(set(signers) - set(made)):
         yield Check(what=SEALS, ok=False, text=f"no valid seal of {missing}, who must have signed")
-
-
-def _fingerprints(folder: Path) -> dict[str, str]:
-    """party -> its identity's fingerprint, as a peer's channels knew it; of those that were on a channel."""
-    known = {}
-    for party in RunDir(folder).parties():
-        try:
-            told = party.channels()
-        except RunError:
-            continue  # a sealed file like others: named by its first wrong line
-        for channel in (channel for facts in told.values() for channel in facts["channels"]):
-            known[str(channel.get("peer_name"))] = str(channel.get("peer_fingerprint"))
-    return known

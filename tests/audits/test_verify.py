@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from audits import seal as seals
 from audits.finished import Finished
 from audits.privacy import Audit
 from audits.report.assemble import report_of
@@ -285,11 +286,17 @@ def test_what_is_spoilt_is_named_and_never_a_traceback(copy: Path, what: str) ->
     assert words in wrong(copy)[where]
 
 
-def test_a_seal_by_another_identity_than_the_channels_knew(copy: Path) -> None:
+def test_a_seal_by_another_identity_than_the_channels_knew(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forger who seals everything anew under the parties' names is betrayed by what their peers met."""
     facts = {"compute": {"channels": [{"peer_name": "compute", "peer_fingerprint": "babab-babab"}]}}
     (copy / "parties" / "hospital-a" / "channel.json").write_text(json.dumps(facts))
     shutil.rmtree(copy / SEALS)
+    with pytest.raises(RunError, match="the channels of the run knew its party 'compute' as babab-babab"):
+        seal(copy, Identity.generate("compute"))
+    seal(copy, Identity.generate("auditor"))
+    assert "seal of auditor" not in wrong(copy)
+    shutil.rmtree(copy / SEALS)
+    monkeypatch.setattr(seals, "met", lambda folder: {})
     seal(copy, Identity.generate("compute"))
     assert "the channels of the run knew babab-babab" in wrong(copy)["seal of compute"]
 
